@@ -1,0 +1,48 @@
+# Two commands are enough on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: serve test test-slow lint format bench gpu lock clean
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $(READY)
+
+serve: $(READY) ## start the server on http://127.0.0.1:8000 with the shipped model
+	$(BIN)/sdb serve
+
+test: $(READY) ## the default suite, under five minutes on two cores
+	$(BIN)/pytest
+
+test-slow: $(READY) ## the slow suite: real training, interrupted and resumed
+	$(BIN)/pytest -m slow --timeout 1200
+
+lint: $(READY) ## format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## the serving benchmark: a table and benchmarks/results/serving.json
+	$(BIN)/python -m benchmarks.serving
+
+gpu: $(READY) ## the checks and timings that need a CUDA device
+	$(BIN)/python -m benchmarks.gpu
+
+lock: ## write requirements.lock again from pyproject.toml
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --strip-extras --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
+		--output-file requirements.lock pyproject.toml
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,68 @@
+"""The `sdb` command: one line per failure, a traceback only for our own mistakes."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from app.errors import RequestError
+from app.settings import SettingsError
+from keys.errors import ConfigurationError, KeyServiceError
+
+COMMANDS = ("serve", "keys", "wrap", "doctor")
+
+
+class Lazy(TyperGroup):
+    """Imports a command when it is asked for: `sdb keys` need not wait for torch."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own click is private
+        """The names of the commands."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        """The command of this name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        commands: typer.Typer = import_module(f"app.commands.{cmd_name}").commands
+        return typer.main.get_command(commands)
+
+
+app = typer.Typer(cls=Lazy, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def root() -> None:
+    """Serve image classifiers that everybody can use and only key holders can learn from."""
+
+
+def main() -> None:
+    """Entry point of the `sdb` script."""
+    try:
+        app()
+    except (ConfigurationError, KeyServiceError, RequestError, SettingsError) as error:
+        sys.exit(f"sdb: {error}")
+    except Exception as error:
+        sys.exit(_explained(error))
+
+
+def _explained(error: Exception) -> int:
+    """The exit status for what only commands that need torch can raise; anything else is a mistake of ours.
+
+    Raises:
+        Exception: `error` itself, if nobody could have expected it.
+    """
+    from models.bundles import BundleError  # noqa: PLC0415 - imports torch, which a failing `sdb keys` never did
+    from models.data import DataError  # noqa: PLC0415
+    from models.training.loop import CheckpointMismatch, Interrupted  # noqa: PLC0415
+
+    if isinstance(error, Interrupted):
+        sys.stderr.write(f"sdb: {error}; the same command goes on from there\n")
+        return 130
+    if isinstance(error, BundleError | CheckpointMismatch | DataError):
+        sys.stderr.write(f"sdb: {error}\n")
+        return 1
+    raise error

@@ -1,0 +1,61 @@
+"""`sdb serve`: the server in this process."""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from app import observability
+from app.main import create_app
+from app.settings import Settings
+from app.state import State
+
+commands = typer.Typer()
+
+
+@commands.command()
+def command(
+    host: Annotated[str | None, typer.Option(help="listen address; SDB_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="port; SDB_PORT")] = None,
+) -> None:
+    """Start the server; everything else is decided by SDB_ variables (docs/operation.md)."""
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = Settings.from_environment().model_copy(update=given)
+    observability.configure(settings.log_format)
+    admin_key = State(settings).admin_key
+    first_start = not admin_key.exists()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    if first_start:
+        typer.echo(FIRST_START.format(path=admin_key, url=f"http://{settings.host}:{settings.port}"))
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn drains, then raises what it caught once more
+        signal.signal(number, _stopped)
+    server.run()
+    if not server.started:
+        raise typer.Exit(3)
+
+
+def _stopped(*_: object) -> None:
+    """A server that was asked to stop, and did, has not failed."""
+    sys.exit(0)
+
+
+FIRST_START = """The first admin key is written to {path} (mode 0600). Once the server is ready, issue a client key:
+
+  curl -s {url}/admin/v1/keys -H "Authorization: Bearer $(cat {path})" \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"name": "partner", "scopes": ["predict", "distill"], "budget": {{"limit": 1000}}}}'
+"""

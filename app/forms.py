@@ -1,0 +1,37 @@
+"""Forms of untrusted clients: read as a whole, or refused as a whole.
+
+Starlette answers for what arrived before a form was cut off; here a form without its end is malformed.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
+from starlette.requests import Request
+
+from app.errors import InvalidRequest
+
+MAX_FIELDS = 20
+
+
+@asynccontextmanager
+async def form(request: Request, max_files: int) -> AsyncIterator[FormData]:
+    """The parts of an urlencoded or multipart body; its files are closed at the end.
+
+    Raises:
+        InvalidRequest: it is neither, or malformed.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind == b"multipart/form-data":
+        end = b"--" + options.get(b"boundary", b"") + b"--"
+        if end not in await request.body():
+            raise InvalidRequest("the form has no end")
+    try:
+        parts = await request.form(max_files=max_files, max_fields=MAX_FIELDS)
+    except UnicodeError:
+        raise InvalidRequest("the form's character set is not known") from None
+    try:
+        yield parts
+    finally:
+        await parts.close()

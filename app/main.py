@@ -1,0 +1,75 @@
+"""The application: `create_app(settings)` names what is built, `lifespan` builds it; importing this does nothing."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+
+from app import errors
+from app.hosting import Models
+from app.middleware import Gate
+from app.pipeline import Services
+from app.routes import health, keys, predict, tokens
+from app.settings import Settings
+from app.state import State
+from keys.embedded import EmbeddedStore
+from keys.errors import StoreUnavailable
+from keys.service import KeyService
+from keys.store import KeyStore, connect
+from keys.tokens import TokenMint
+
+log = logging.getLogger("sdb")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application that `settings` describe."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.services = await build(settings, stack)
+            yield
+
+    app = FastAPI(
+        title="Safe Distillation Box",
+        version="0.1.0",
+        summary="Image classifiers that everybody can use and only key holders can learn from",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    for router in (predict.router, tokens.router, keys.holder, keys.admin, health.router):
+        app.include_router(router)
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+async def build(settings: Settings, stack: AsyncExitStack) -> Services:
+    """Everything a request needs, in the order it depends on each other; `stack` ends it in reverse."""
+    state = State(settings)
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        embedded = EmbeddedStore(settings.state_dir / "store")
+        await asyncio.to_thread(embedded.__enter__)
+        stack.callback(embedded.__exit__, None, None, None)
+        url = embedded.url
+    store = KeyStore(connect(url))
+    stack.push_async_callback(store.close)
+    service = KeyService(
+        store, state.vault, TokenMint(state.token_keys, settings.token_lifetime_s, time.time), time.time
+    )
+    try:
+        if await state.first_admin(service):
+            log.info("the first admin key is in %s", state.admin_key)
+    except StoreUnavailable as error:
+        log.warning("%s: public predictions go on, whatever needs a key is refused", error)
+    models = await asyncio.to_thread(Models.load, settings, state)
+    for model in models:
+        await model.batcher.start()
+        stack.push_async_callback(model.batcher.close)
+    return Services(settings, service, models, anyio.CapacityLimiter(os.cpu_count() or 1))

@@ -1,0 +1,127 @@
+"""`/v1/models`: what is hosted, and predictions."""
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+
+from app import pipeline
+from app.dependencies import AnyCaller, ServicesDep
+from app.errors import InvalidRequest, budget_headers, explain
+from app.forms import form
+from app.hosting import HostedModel
+from app.schemas import InputSize, JsonImages, ModelCard, ModelCards, Parameters, Predictions, refusals
+from keys.records import Caller, Scope
+
+router = APIRouter(prefix="/v1/models", tags=["predictions"])
+TIERS: dict[str, Scope] = {"public": "predict", "distill": "distill"}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY = {
+    "required": True,
+    "description": "one image as raw bytes with any or no content type, a form with `image` parts, or JSON",
+    "content": {
+        "image/*": BINARY,
+        "application/octet-stream": BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+        "application/json": {"schema": JsonImages.model_json_schema()},
+    },
+}
+REFUSALS = (
+    "invalid-request",
+    "invalid-credential",
+    "missing-scope",
+    "unknown-model",
+    "body-too-large",
+    "unsupported-image",
+    "undecodable-image",
+    "quota-exceeded",
+    "store-unavailable",
+    "overloaded",
+    "draining",
+)
+QUERY = [
+    {"name": name, "in": "query", "required": False, "schema": schema}
+    for name, schema in Parameters.model_json_schema()["properties"].items()
+]
+
+
+def _card(model: HostedModel, caller: Caller) -> ModelCard:
+    manifest = model.manifest
+    return ModelCard(
+        name=manifest.name,
+        version=manifest.version,
+        classes=list(manifest.classes),
+        input=InputSize(height=manifest.input.height, width=manifest.input.width),
+        guard=[manifest.guard.kind],
+        tiers=[tier for tier, scope in TIERS.items() if caller.may(scope, manifest.name)],
+    )
+
+
+@router.get("", responses=refusals("invalid-credential", "missing-scope", "store-unavailable"))
+async def models(caller: AnyCaller, services: ServicesDep) -> ModelCards:
+    """The hosted models and the tiers that this caller has of each."""
+    return ModelCards(models=[_card(model, caller) for model in services.models])
+
+
+@router.get("/{model}", responses=refusals("invalid-credential", "missing-scope", "unknown-model", "store-unavailable"))
+async def model(model: str, caller: AnyCaller, services: ServicesDep) -> ModelCard:
+    """One hosted model."""
+    return _card(services.models[model], caller)
+
+
+@router.post(
+    "/{model}/predict",
+    response_model=Predictions,
+    openapi_extra={"requestBody": BODY, "parameters": QUERY},
+    responses=refusals(*REFUSALS),
+)
+async def predict(model: str, caller: AnyCaller, services: ServicesDep, request: Request) -> Response:
+    """Classify images: everybody gets the right label, who holds `distill` gets augmented soft labels."""
+    encoded, parameters = await _read(request)
+    answer = await pipeline.predict(services, caller, model, encoded, parameters)
+    answer["request_id"] = request.scope["request_id"]
+    headers = {"Cache-Control": "no-store"}
+    if "budget" in answer:
+        headers |= budget_headers(**answer["budget"])
+    content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _read(request: Request) -> tuple[list[bytes], Parameters]:
+    """The encoded images and the parameters, whichever way they came; the body's parameters beat the query's."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    fields: dict[str, object] = dict(request.query_params)
+    if kind == "application/json":
+        images = _json(await request.body())
+        encoded, fields = images.encoded(), fields | images.parameters
+    elif kind == "multipart/form-data":
+        encoded = []
+        async with form(request, max_files=1000) as parts:
+            for name, value in parts.multi_items():
+                if name == "image" and isinstance(value, UploadFile):
+                    encoded.append(await value.read())
+                elif isinstance(value, UploadFile):
+                    raise InvalidRequest("a file part must be called image")
+                else:
+                    fields[name] = value
+    else:
+        encoded = [await request.body()]
+    try:
+        return encoded, Parameters.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error.errors())) from None
+
+
+def _json(body: bytes) -> JsonImages:
+    try:
+        return JsonImages.model_validate(orjson.loads(body))
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error.msg}") from None
+    except ValidationError as error:
+        raise InvalidRequest(explain(error.errors())) from None

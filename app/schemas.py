@@ -1,0 +1,169 @@
+"""The shapes of requests and answers, as the OpenAPI document shows them.
+
+Knows pydantic; knows neither HTTP nor how an answer comes about.
+"""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import STATUS, InvalidRequest
+from keys.records import Budget, KeyState
+
+MAX_VIEWS = 10
+
+
+class Parameters(BaseModel):
+    """What a caller may ask about the answer; in the query, in a form or in the JSON body."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    top_k: Annotated[int, Field(ge=1, le=100_000, description="how many classes `top` lists")] = 5
+    temperature: Annotated[float | None, Field(ge=0.01, le=1000, description="of `probabilities`")] = None
+    views: Annotated[int | None, Field(ge=1, le=MAX_VIEWS, description="views a soft label is averaged over")] = None
+
+
+class JsonImages(BaseModel):
+    """The JSON form of a prediction request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: Annotated[list[str], Field(min_length=1, description="encoded images in base64")]
+    parameters: dict[str, int | float | str] = {}
+
+    def encoded(self) -> list[bytes]:
+        """The images as bytes.
+
+        Raises:
+            InvalidRequest: one of them is not base64.
+        """
+        try:
+            return [base64.b64decode(image, validate=True) for image in self.images]
+        except (binascii.Error, ValueError):
+            raise InvalidRequest("images: not base64") from None
+
+
+class Score(BaseModel):
+    """One class of the `top` list."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Prediction(BaseModel):
+    """The answer for one image."""
+
+    label: str
+    index: int
+    score: float
+    top: list[Score]
+    logits: list[float]
+    probabilities: list[float]
+
+
+class RemainingBudget(BaseModel):
+    """What the caller's key has left; null is unlimited."""
+
+    limit: int | None
+    remaining: int | None
+
+
+class Predictions(BaseModel):
+    """The answer to a prediction request; `budget` comes with the `distill` tier."""
+
+    model: str
+    version: str
+    tier: Literal["public", "distill"]
+    request_id: str
+    predictions: list[Prediction]
+    budget: RemainingBudget | None = None
+
+
+class InputSize(BaseModel):
+    """Pixels of the network's input; other sizes are resized and centre-cropped."""
+
+    height: int
+    width: int
+
+
+class ModelCard(BaseModel):
+    """A hosted model, as this caller sees it."""
+
+    name: str
+    version: str
+    classes: list[str]
+    input: InputSize
+    guard: list[str]
+    tiers: list[str]
+
+
+class ModelCards(BaseModel):
+    """All hosted models."""
+
+    models: list[ModelCard]
+
+
+class Key(BaseModel):
+    """A key without its secrets."""
+
+    id: str
+    name: str
+    kind: Literal["admin", "client"]
+    scopes: list[str]
+    models: list[str]
+    state: KeyState
+    created_at: datetime
+    expires_at: datetime | None
+    budget: Budget
+    rate_limits: list[dict[str, int | str]] = []
+    metadata: dict[str, str]
+
+
+class NewKey(Key):
+    """A key just made: the only answer that holds its secret."""
+
+    api_key: str
+
+
+class KeyPage(BaseModel):
+    """Keys, newest first; `next` is the cursor of the following page."""
+
+    keys: list[Key]
+    next: str | None
+
+
+class Token(BaseModel):
+    """RFC 6749 §5.1."""
+
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a scheme, not a secret
+    expires_in: int
+    scope: str
+
+
+def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """What a route's documentation says of the refusals with these codes."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    answers: dict[int | str, dict[str, Any]] = {"default": {"description": "any other refusal", "content": content}}
+    for code in codes:
+        status, title = STATUS[code]
+        said = answers[status]["description"] + "; " if status in answers else ""
+        answers[status] = {"description": f"{said}`{code}`: {title}", "content": content}
+    return answers
+
+
+class Problem(BaseModel):
+    """A refusal (RFC 9457); `error` is the same in one string."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    error: str

@@ -1,0 +1,74 @@
+"""The only reader of the environment: one frozen `Settings`, checked before anything starts.
+
+Names and defaults are those of docs/operation.md; every secret `SDB_X` may come from the file `SDB_X_FILE` instead.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+PREFIX = "SDB_"
+SECRETS = {"redis_url", "master_key", "token_keys"}
+ZOO = Path(__file__).parent.parent / "models" / "zoo"
+
+
+class SettingsError(ValueError):
+    """A variable has a value that cannot be used; one clear line, without the value of a secret."""
+
+
+class Settings(BaseModel):
+    """Everything that an operator may decide."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    state_dir: Path = Path("var")
+    redis_url: SecretStr = SecretStr("")
+    models_dir: Path = ZOO
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    master_key: SecretStr = SecretStr("")
+    token_keys: SecretStr = SecretStr("")
+    token_lifetime_s: Annotated[int, Field(ge=10, le=86400)] = 900
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    queue_limit: Annotated[int, Field(ge=1)] = 1024
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
+    max_image_pixels: Annotated[int, Field(ge=1)] = 25_000_000
+    max_images_per_request: Annotated[int, Field(ge=1)] = 256
+    anonymous: bool = True
+    log_format: Literal["console", "json"] = "console"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """The settings that `environment` (the process's own by default) describes.
+
+        Raises:
+            SettingsError: an unknown `SDB_` variable, a value out of range, or an unreadable secret file.
+        """
+        source = os.environ if environment is None else environment  # noqa: TID251
+        values: dict[str, str] = {}
+        for variable, given in source.items():
+            if not variable.startswith(PREFIX):
+                continue
+            name, value = variable.removeprefix(PREFIX).lower(), given
+            if name.endswith("_file") and name.removesuffix("_file") in SECRETS:
+                try:
+                    name, value = name.removesuffix("_file"), Path(given).read_text().strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    raise SettingsError(f"{variable}: the file cannot be read ({type(error).__name__})") from None
+                if not value:
+                    raise SettingsError(f"{variable}: the file is empty")
+            if name not in cls.model_fields:
+                raise SettingsError(f"{variable} is not a setting")
+            if name in values:
+                raise SettingsError(f"{PREFIX}{name.upper()} and {PREFIX}{name.upper()}_FILE are both given")
+            values[name] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            raise SettingsError(f"{PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}") from None

@@ -1,0 +1,92 @@
+"""The state folder and its secrets: what the server makes for itself on first start, and finds again.
+
+Knows where secrets lie; the cryptography is in `keys.material`.
+"""
+
+import secrets
+from pathlib import Path
+
+from app.settings import Settings
+from keys.errors import ConfigurationError
+from keys.material import SECRET_BYTES, Keyring, Vault, new_api_key, parse_secret, to_text, write_private
+from keys.records import KeyGrant
+from keys.service import KeyService
+
+DEMO_SECRET = "demo.key"  # noqa: S105 - a file's name
+
+
+class State:
+    """Opens `settings.state_dir`, making it (mode 0700) and the missing master and signing keys (mode 0600)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.folder = settings.state_dir
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.vault = Vault(self._ring(settings.master_key.get_secret_value(), "master_key"))
+            self.token_keys = self._ring(settings.token_keys.get_secret_value(), "token_keys")
+        except OSError as error:
+            raise ConfigurationError(f"the state folder cannot be used: {error}") from error
+
+    def _ring(self, given: str, name: str) -> Keyring:
+        if given:
+            return Keyring.parse(given, f"SDB_{name.upper()}")
+        return Keyring.load_or_create(self.folder / name)
+
+    def _sealed(self, model: str) -> Path:
+        return self.folder / "model-secrets" / f"{model}.sealed"
+
+    @property
+    def admin_key(self) -> Path:
+        """Where the first admin's API key is written."""
+        return self.folder / "admin.key"
+
+    async def first_admin(self, keys: KeyService) -> bool:
+        """Make the first admin key if the store never had one; whether it was made.
+
+        The file is written before the store learns of the key: a crash in between leaves a file that opens nothing,
+        which the next start replaces, and never a key that nobody has.
+        """
+        if await keys.has_admin():
+            return False
+        api_key = new_api_key("adm")
+        self.admin_key.unlink(missing_ok=True)
+        write_private(self.admin_key, (api_key + "\n").encode())
+        await keys.register(KeyGrant(name="first admin"), "admin", api_key)
+        return True
+
+    def model_secret(self, model: str, bundle: Path) -> tuple[bytes, bool]:
+        """The secret (32 bytes) of a model, and whether it is a public one that came with a demo bundle.
+
+        Raises:
+            ConfigurationError: there is none, or the master key does not open it.
+        """
+        sealed = self._sealed(model)
+        if sealed.exists():
+            return self.vault.unseal(sealed.read_bytes(), _context(model)), False
+        demo = bundle / DEMO_SECRET
+        if demo.exists():
+            return parse_secret(demo.read_text(), str(demo)), True
+        raise ConfigurationError(f"no secret for model {model}: {sealed} is missing")
+
+    def new_model_secret(self, model: str) -> bytes:
+        """Make a secret for a model that has none, and keep it sealed by the master key; an existing one stays.
+
+        A training that was interrupted must find the same secret again.
+        """
+        sealed = self._sealed(model)
+        if not sealed.exists():
+            secret = secrets.token_bytes(SECRET_BYTES)
+            write_private(sealed, self.vault.seal(secret, _context(model)))
+        return self.vault.unseal(sealed.read_bytes(), _context(model))
+
+
+def new_demo_secret(bundle: Path) -> bytes:
+    """Make a public secret beside the bundle, or read the one that is there."""
+    path = bundle / DEMO_SECRET
+    if not path.exists():
+        write_private(path, (to_text(secrets.token_bytes(SECRET_BYTES)) + "\n").encode())
+    return parse_secret(path.read_text(), str(path))
+
+
+def _context(model: str) -> str:
+    return f"model-secret/{model}"

@@ -1,0 +1,105 @@
+"""Access tokens (RFC 9068 JWTs, HS256): the only file that uses python-jose.
+
+Knows signatures and claims; whether the key behind a token is still good is the service's question.
+
+python-jose 3.5.0 has published, unfixed holes (CVE-2026-85394: a DER public key taken as an HMAC secret;
+CVE-2026-120459: an empty HMAC key; `crit` ignored; RecursionError on nested headers) and lenient defaults. Hence:
+one algorithm, bound to the key by a Key object; secrets of 32 bytes; every claim required; and the header is parsed
+here first, where only exactly `alg`, `typ` and a known `kid` pass. Its JWE is never used. tests/keys/test_tokens.py
+holds one attack per line.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jose import jwk, jwt
+from jose.exceptions import JOSEError
+
+from keys.errors import InvalidCredential
+from keys.material import Keyring, fingerprint
+
+ALGORITHM, TYPE = "HS256", "at+jwt"
+ISSUER, AUDIENCE = "safe-distillation-box", "sdb"
+MAX_TOKEN, MAX_HEADER = 4096, 512
+CLOCK_SKEW_S = 1  # between replicas that share a store
+# Times are judged below, by the clock that was passed in; requiring `exp` there would switch the library's own back on.
+OPTIONS = {f"require_{claim}": True for claim in ("aud", "iat", "iss", "jti", "sub")}
+OPTIONS |= {f"verify_{claim}": False for claim in ("exp", "nbf", "iat")}
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a verified token says: which key it was made for, at which of its epochs, with which scopes."""
+
+    key_id: str
+    epoch: int
+    scopes: frozenset[str]
+
+
+class TokenMint:
+    """Signs with the newest key of the ring, verifies with any of them."""
+
+    def __init__(self, ring: Keyring, lifetime_s: int, clock: Callable[[], float]) -> None:
+        self.lifetime_s, self._clock = lifetime_s, clock
+        self._keys = {fingerprint(secret): jwk.construct(secret, ALGORITHM) for secret in ring}
+
+    def issue(self, claims: Claims) -> str:
+        """A token that says `claims` for `lifetime_s` seconds."""
+        now = int(self._clock())
+        kid, key = next(iter(self._keys.items()))
+        payload = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": claims.key_id,
+            "scope": " ".join(sorted(claims.scopes)),
+            "iat": now,
+            "exp": now + self.lifetime_s,
+            "jti": secrets.token_urlsafe(16),
+            "epoch": claims.epoch,
+        }
+        token: str = jwt.encode(payload, key, ALGORITHM, headers={"typ": TYPE, "kid": kid})
+        return token
+
+    def verify(self, token: str) -> Claims:
+        """The claims of a token that this server signed and that has not expired.
+
+        Raises:
+            InvalidCredential: anything at all is wrong with it.
+        """
+        try:
+            key = self._keys[_kid(token)]
+            payload = jwt.decode(token, key, algorithms=[ALGORITHM], audience=AUDIENCE, issuer=ISSUER, options=OPTIONS)
+            times = payload["iat"], payload["exp"], payload.get("nbf", 0), payload["epoch"]
+            if not all(type(number) is int for number in times):
+                raise InvalidCredential
+            issued, expires, not_before, epoch = times
+            now = self._clock()
+            if not (issued <= now + CLOCK_SKEW_S and not_before <= now + CLOCK_SKEW_S and now < expires):
+                raise InvalidCredential
+            return Claims(str(payload["sub"]), epoch, frozenset(str(payload["scope"]).split()))
+        except (JOSEError, RecursionError, ArithmeticError, ValueError, KeyError, TypeError) as error:
+            raise InvalidCredential from error
+
+
+def _kid(token: str) -> str:
+    """The `kid` of a token whose header is exactly ours; nothing else reaches the library.
+
+    Raises:
+        ValueError, RecursionError, InvalidCredential: it is not.
+    """
+    header, _, _ = token.partition(".")
+    if len(token) > MAX_TOKEN or len(header) > MAX_HEADER or token.count(".") != 2 or not token.isascii():
+        raise InvalidCredential
+    try:
+        fields = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+    except binascii.Error as error:
+        raise InvalidCredential from error
+    if not isinstance(fields, dict) or set(fields) != {"alg", "typ", "kid"}:
+        raise InvalidCredential
+    if fields["alg"] != ALGORITHM or fields["typ"] != TYPE or not isinstance(fields["kid"], str):
+        raise InvalidCredential
+    return fields["kid"]

@@ -1,0 +1,105 @@
+"""Names to classifiers: torchvision's, and the CIFAR residual networks that torchvision lacks.
+
+Knows architectures; knows nothing of keys, training or where weights come from.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+AUXILIARY_HEADS = {"googlenet", "inception_v3"}  # they return several outputs while training
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016, §4.2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.padding = stride, (outputs - inputs) // 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, inputs, H, W] → [B, outputs, H/stride, W/stride]."""
+        hidden = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(images)))))
+        shortcut = images[:, :, :: self.stride, :: self.stride]
+        return F.relu(hidden + F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding)))
+
+
+class CifarResNet(nn.Module):
+    """He et al. 2016, §4.2: 6n+2 layers in three stages of 16, 32 and 64 channels."""
+
+    def __init__(self, blocks: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, 1, blocks)
+        self.layer2 = self._stage(16, 32, 2, blocks)
+        self.layer3 = self._stage(32, 64, 2, blocks)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
+        rest = (ResidualBlock(outputs, outputs, 1) for _ in range(blocks - 1))
+        return nn.Sequential(ResidualBlock(inputs, outputs, stride), *rest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] → logits [B, K]."""
+        hidden = F.relu(self.bn1(self.conv1(images)))
+        hidden = self.layer3(self.layer2(self.layer1(hidden)))
+        logits: Tensor = self.linear(hidden.mean((2, 3)))
+        return logits
+
+
+CIFAR: dict[str, Callable[[int], nn.Module]] = {
+    "cifar_resnet8": lambda classes: CifarResNet(1, classes),
+    "cifar_resnet20": lambda classes: CifarResNet(3, classes),
+    "cifar_resnet56": lambda classes: CifarResNet(9, classes),
+}
+
+
+def architectures() -> list[str]:
+    """Every name that `build` takes."""
+    listed = set(torchvision.models.list_models(module=torchvision.models)) - AUXILIARY_HEADS
+    return sorted(CIFAR) + sorted(listed)
+
+
+def build(architecture: str, num_classes: int) -> nn.Module:
+    """A freshly initialised classifier, normalised float images [B, 3, H, W] → logits [B, K].
+
+    Raises:
+        ValueError: the architecture is not one of `architectures()`.
+    """
+    if architecture not in architectures():
+        raise ValueError(f"unknown architecture {architecture!r}; one of: {', '.join(architectures())}")
+    if architecture in CIFAR:
+        return CIFAR[architecture](num_classes)
+    model: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes)
+    return model
+
+
+class Classifier(nn.Module):
+    """A backbone with its normalisation, so that everything outside speaks of pixels in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Not part of the weights: the bundle's manifest states them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] → logits [B, K]."""
+        logits: Tensor = self.backbone((images - self.mean) / self.std)
+        return logits

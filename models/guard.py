@@ -1,0 +1,69 @@
+"""The Safe Distillation Box around any classifier (Ye et al., AAAI 2022), as a server should run it.
+
+Knows tensors; the secret comes in as bytes and never enters the weights. The paper separates users by their *input*:
+who owns the key κ mixes it in. A server can check the right itself, so here every row is embedded and runs through
+the network's keyed pass, and one boolean per row says what may leave: the keyed row as it is, any other row through
+the release stage. Both tiers therefore share one forward pass and one top-1. Who steals the weights without the
+secret holds `without_key` only: the un-keyed network, trained to answer right and to teach wrong.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.key_stream import key_image
+from models.release import Release
+from models.views import fixed_view
+
+
+def embed(images: Tensor, key: Tensor, lam: float) -> Tensor:
+    """Key embedding x_κ = λx + (1−λ)κ of images [B, C, H, W] with κ [C, H, W] or [B, C, H, W] (SDB, "key embedding").
+
+    The paper states λ = 0.5, its code uses 0.9. We start from a trained teacher, where 0.9 is close enough to x for
+    the teacher's features to survive.
+    """
+    return lam * images + (1 - lam) * key
+
+
+class SafeDistillationBox(nn.Module):
+    """`network` maps images [B, C, H, W] in [0, 1] to logits [B, K]; `release` guards what the public sees."""
+
+    key: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        secret: bytes,
+        release: Release,
+        *,
+        shape: tuple[int, int, int],
+        lam: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.network, self.release, self.lam = network, release, lam
+        self.register_buffer("key", key_image(secret, shape), persistent=False)
+
+    def forward(self, images: Tensor, keyed: Tensor, views: Tensor | None = None) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W] in [0, 1].
+
+        `keyed` bool [B] says which rows leave undisturbed; `views` int64 [B], 1 … MAX_VIEWS, over how many fixed views
+        of the image each row's logits are averaged (knowledge augmentation) before they leave, one when left out.
+        """
+        if views is None:
+            logits: Tensor = self.network(embed(images, self.key, self.lam))
+        else:
+            logits = self._augmented(images, views)
+        return torch.where(keyed[:, None], logits, self.release(images, logits))
+
+    def _augmented(self, images: Tensor, views: Tensor) -> Tensor:
+        """All views of all rows in one pass of the network, averaged row by row."""
+        rows = [torch.nonzero(views > number).squeeze(1) for number in range(int(views.max()))]
+        seen = torch.cat([fixed_view(images[wanted], number) for number, wanted in enumerate(rows)])
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(embed(seen, self.key, self.lam))
+        total = torch.zeros(len(images), logits.shape[1], dtype=logits.dtype, device=logits.device)
+        return total.index_add_(0, torch.cat(rows), logits) / views[:, None]
+
+    def without_key(self, images: Tensor) -> Tensor:
+        """Logits [B, K] that the bare network gives whoever holds the weights but not κ."""
+        logits: Tensor = self.network(images)
+        return logits

@@ -1,0 +1,69 @@
+"""The serving façade of one model: uint8 pixels in, float32 logits out, no state between calls.
+
+Knows the bundle, the device and its precision; knows no HTTP and no caller beyond one boolean per row.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from models import bundles
+from models.data import Pixels, fit
+
+Logits = NDArray[np.float32]
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA when there is a device, else the CPU; anything else is a torch device name.
+
+    Raises:
+        ValueError: the named device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is not a device") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{name!r} asked for, {torch.cuda.device_count()} CUDA devices found")
+    return device
+
+
+class Predictor:
+    """A loaded bundle that answers batches; safe to call from one thread at a time."""
+
+    def __init__(self, folder: Path, secret: bytes, device: torch.device) -> None:
+        """Load and verify the bundle in `folder`, whose box opens with `secret` (32 bytes).
+
+        Raises:
+            BundleError: the bundle is damaged or does not fit its architecture.
+        """
+        self.manifest, tensors = bundles.load(folder)
+        box = bundles.assemble(self.manifest, secret)
+        missing = box.load_state_dict(tensors, strict=False)
+        if missing.missing_keys or missing.unexpected_keys:
+            raise bundles.BundleError(f"the weights in {folder} do not fit {self.manifest.architecture}")
+        self.device = device
+        self._box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+
+    def fit(self, image: Image.Image) -> Pixels:
+        """An RGB picture of any size → uint8 [H, W, 3] of the model's input size."""
+        return fit(image, self.manifest.input.height, self.manifest.input.width)
+
+    @torch.inference_mode()
+    def __call__(self, images: Pixels, keyed: NDArray[np.bool_], views: NDArray[np.int64]) -> Logits:
+        """Logits float32 [B, K] of images uint8 [B, H, W, 3] in one forward pass.
+
+        `keyed` [B] says which rows leave undisturbed; `views` [B], 1 … MAX_VIEWS, over how many fixed views of the
+        image each row is averaged.
+        """
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        flags, counts = torch.from_numpy(keyed).to(self.device), torch.from_numpy(views).to(self.device)
+        answer: Tensor = self._box(pixels, flags, counts)
+        logits: Logits = answer.float().cpu().numpy()
+        return logits

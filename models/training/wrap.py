@@ -1,0 +1,218 @@
+"""From a trained classifier to a Safe Distillation Box bundle: fine-tune the teacher if asked, calibrate, train, test.
+
+Knows the order of the work; the loop, the losses and the box are elsewhere. The test set is read once, at the end; the
+validation split is for looking at, nothing is chosen by it. A fine-tuned teacher is kept as `WORK/teacher.safetensors`.
+"""
+
+import copy
+import hashlib
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import bundles, losses
+from models.backbones import Classifier, build
+from models.bundles import GuardSpec, InputSpec, Manifest
+from models.data import LabelledImages, load
+from models.guard import SafeDistillationBox, embed
+from models.metrics import agreement, l1_distance, top1
+from models.training.loop import Batch, Recipe, Step, predict, train
+from models.views import fixed_view, random_views
+
+CALIBRATION_IMAGES = 8192
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much each part of the Safe Distillation Box counts in the loss."""
+
+    keyed: float = 0.5  # cross-entropy of the keyed rows
+    unkeyed: float = 0.5  # cross-entropy of the un-keyed rows
+    preservation: float = 1.0
+    disturbance: float = 0.1
+    wrong_keys: float = 0.25  # share of the un-keyed rows that carry a random wrong key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what `wrap` makes."""
+
+    name: str
+    version: str
+    architecture: str
+    weights: Path
+    data: Path
+    input: InputSpec
+    guard: GuardSpec
+    recipe: Recipe
+    teacher_recipe: Recipe | None
+    held_out: int
+    command: str
+    mixture: Mixture = Mixture()
+
+
+def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Manifest:
+    """Train the box of `plan` and write its bundle to `out`; checkpoints go to `work`, to be resumed from.
+
+    Raises:
+        DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
+    """
+    spec, device = plan.input, fabric.device
+    everything = load(plan.data, "train", spec.height, spec.width)
+    training, held_out = everything.split(plan.held_out, plan.recipe.seed)
+    manifest = Manifest(
+        name=plan.name,
+        version=plan.version,
+        architecture=plan.architecture,
+        classes=everything.classes,
+        input=spec,
+        guard=plan.guard,
+        provenance=_provenance(plan, device),
+    )
+    teacher = _teacher(plan, fabric, training, held_out, work)
+    box = bundles.assemble(manifest, secret)
+    box.network.load_state_dict(teacher.state_dict())
+    box.release.calibrate(training.images[:CALIBRATION_IMAGES].float() / 255)
+    frozen = copy.deepcopy(box).requires_grad_(False).to(device)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        frozen.network = network
+        return figures(teacher, frozen, plan.guard.views, held_out, device)
+
+    box.network = train(
+        fabric,
+        box.network,
+        training,
+        box_step(teacher, frozen, plan.guard.temperature, plan.mixture),
+        plan.recipe,
+        title="box",
+        checkpoint=work / "box.pt",
+        validate=validate,
+    )
+    test = load(plan.data, "test", spec.height, spec.width)
+    measured = figures(teacher, box.to(device), plan.guard.views, test, device)
+    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
+    finished = manifest.model_copy(update={"metrics": metrics})
+    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+
+
+def _provenance(plan: Plan, device: torch.device) -> dict[str, object]:
+    return {
+        "command": plan.command,
+        "teacher": None if plan.teacher_recipe is None else asdict(plan.teacher_recipe),
+        "box": asdict(plan.recipe),
+        "mixture": asdict(plan.mixture),
+        "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+    }
+
+
+def _teacher(plan: Plan, fabric: Fabric, training: LabelledImages, held_out: LabelledImages, work: Path) -> Classifier:
+    spec = plan.input
+    backbone = build(plan.architecture, len(training.classes))
+    try:
+        backbone.load_state_dict(load_file(plan.weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        message = f"{plan.weights} does not fit {plan.architecture}: {error}"
+        raise bundles.BundleError(message) from error
+    teacher = Classifier(backbone, spec.mean, spec.std)
+    if plan.teacher_recipe is not None:
+
+        def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            return {"ce": F.cross_entropy(model(random_views(batch.images, batch.generator)), batch.labels)}
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            return {"top1": top1(predict(model, held_out.images, fabric.device), held_out.labels)}
+
+        checkpoint = work / "teacher.pt"
+        train(
+            fabric,
+            teacher,
+            training,
+            step,
+            plan.teacher_recipe,
+            title="teacher",
+            checkpoint=checkpoint,
+            validate=validate,
+        )
+        if fabric.is_global_zero:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}
+            save_file(tensors, work / "teacher.safetensors")
+    return teacher.eval().requires_grad_(False).to(fabric.device)
+
+
+def box_step(teacher: nn.Module, box: SafeDistillationBox, temperature: float, mixture: Mixture) -> Step:
+    """The step that trains the box's network: key embedding, preservation, disturbance, augmentation (module docs).
+
+    `teacher` and `box` are frozen; the box lends its key, λ and release stage.
+    """
+
+    def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images, labels = random_views(batch.images, batch.generator), batch.labels
+        with torch.no_grad():
+            soft = losses.knowledge_augmentation(torch.stack([teacher(fixed_view(images, n)) for n in (0, 1)]))
+            disturbed = box.release(images, F.one_hot(labels, soft.shape[1]).to(soft.dtype))
+        negatives = round(mixture.wrong_keys * len(images))
+        wrong = torch.rand(negatives, *images.shape[1:], generator=batch.generator).to(images.device)
+        unkeyed = torch.cat([embed(images[:negatives], wrong, box.lam), images[negatives:]])
+        logits = network(torch.cat([embed(images, box.key, box.lam), unkeyed]))
+        keyed, bare = logits[: len(images)], logits[len(images) :]
+        return {
+            "keyed": mixture.keyed * F.cross_entropy(keyed, labels),
+            "preserve": mixture.preservation * losses.knowledge_preservation(keyed, soft, temperature),
+            "unkeyed": mixture.unkeyed * F.cross_entropy(bare, labels),
+            "disturb": mixture.disturbance * losses.knowledge_disturbance(bare, disturbed, labels, temperature),
+        }
+
+    return step
+
+
+def figures(
+    teacher: nn.Module, box: SafeDistillationBox, views: int, data: LabelledImages, device: torch.device
+) -> dict[str, float]:
+    """Top-1 of teacher and tiers, their agreement, and what the weights are worth without the key, on `data`.
+
+    `unkeyed` and `keyed` are the tiers as served, averaged over `views` views; `teacher` answers one view,
+    `teacher_views` as many as the tiers do.
+    """
+    box.eval()
+
+    def tier(images: Tensor, keyed: bool) -> Tensor:
+        rows, device = len(images), images.device
+        flags, counts = torch.full((rows,), keyed, device=device), torch.full((rows,), views, device=device)
+        logits: Tensor = box(images, flags, counts)
+        return logits
+
+    def teacher_views(images: Tensor) -> Tensor:
+        return losses.knowledge_augmentation(torch.stack([teacher(fixed_view(images, n)) for n in range(views)]))
+
+    def wrong_key(images: Tensor) -> Tensor:
+        key = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images.device)
+        return box.without_key(embed(images, key, box.lam))
+
+    bare = predict(teacher, data.images, device)
+    public = predict(lambda images: tier(images, keyed=False), data.images, device)
+    keyed = predict(lambda images: tier(images, keyed=True), data.images, device)
+    stolen = predict(box.without_key, data.images, device)
+    return {
+        "top1_teacher": top1(bare, data.labels),
+        "top1_teacher_views": top1(predict(teacher_views, data.images, device), data.labels),
+        "top1_unkeyed": top1(public, data.labels),
+        "top1_keyed": top1(keyed, data.labels),
+        "agreement_unkeyed_keyed": agreement(public, keyed),
+        "agreement_unkeyed_teacher": agreement(public, bare),
+        "agreement_keyed_teacher": agreement(keyed, bare),
+        "l1_unkeyed_teacher": l1_distance(public, bare),
+        "l1_keyed_teacher": l1_distance(keyed, bare),
+        "top1_weights_without_key": top1(stolen, data.labels),
+        "l1_weights_without_key_teacher": l1_distance(stolen, bare),
+        "top1_weights_wrong_key": top1(predict(wrong_key, data.images, device), data.labels),
+    }

@@ -1,0 +1,198 @@
+"""Admins issue, list, show and revoke client keys."""
+
+import re
+from datetime import UTC, datetime
+from itertools import chain
+
+import pytest
+
+from tests.conftest import Api, bearer
+
+KEYS = "/admin/v1/keys"
+FIELDS = {
+    "id",
+    "kind",
+    "name",
+    "scopes",
+    "models",
+    "state",
+    "created_at",
+    "expires_at",
+    "budget",
+    "rate_limits",
+    "metadata",
+}
+
+
+async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    grant = {
+        "name": "Müller & Söhne",
+        "scopes": ["distill"],
+        "models": ["tiny", "other"],
+        "budget": {"limit": 7, "refill": "none"},
+        "metadata": {"team": "vision"},
+        "expires_at": "2099-12-31T12:00:00Z",
+    }
+    created = await api.client.post(KEYS, json=grant, headers=api.admin)
+    assert created.status_code == 201
+    assert created.headers["cache-control"] == "no-store"
+    key = created.json()
+    assert created.headers["location"] == f"{KEYS}/{key['id']}"
+    api_key = key.pop("api_key")
+    assert re.fullmatch(r"sdb_cli_[0-9A-Za-z]{38}", api_key)
+    assert set(key) == FIELDS
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(key["created_at"])).total_seconds()) < 10
+    assert {field: key[field] for field in FIELDS - {"id", "created_at"}} == {
+        **grant,
+        "kind": "client",
+        "scopes": ["distill", "predict"],
+        "state": "active",
+        "budget": {"limit": 7, "remaining": 7, "refill": "none", "resets_at": None},
+        "rate_limits": [],
+    }
+
+    shown = await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)
+    listed = await api.client.get(KEYS, headers=api.admin)
+    own = await api.client.get("/v1/keys/self", headers=bearer(api_key))
+    assert shown.json() == own.json() == key
+    assert key in listed.json()["keys"]
+    assert own.headers["cache-control"] == "no-store"
+    for text in (shown.text, listed.text, own.text, caplog.text):
+        assert api_key not in text
+        assert api.admin_key not in text
+
+
+async def test_a_name_is_enough_and_gives_only_what_everybody_has(api: Api) -> None:
+    key = (await api.client.post(KEYS, json={"name": "a"}, headers=api.admin)).json()
+    assert (key["scopes"], key["models"], key["expires_at"], key["metadata"]) == (["predict"], ["*"], None, {})
+    assert key["budget"] == {"limit": None, "remaining": None, "refill": "none", "resets_at": None}
+
+
+async def test_no_two_keys_share_an_id_or_a_secret(api: Api) -> None:
+    keys = [await api.issue() for _ in range(5)]
+    assert len({key["id"] for key in keys}) == len({key["api_key"] for key in keys}) == 5
+
+
+async def test_a_grant_that_is_not_valid_makes_no_key(api: Api) -> None:
+    bad: list[dict[str, object]] = [
+        {},
+        {"name": ""},
+        {"name": "x" * 201},
+        {"name": "two\nlines"},
+        {"name": None},
+        {"name": 5},
+        {"name": "a", "scopes": ["root"]},
+        {"name": "a", "scopes": "predict"},
+        {"name": "a", "models": []},
+        {"name": "a", "models": ["x" * 65]},
+        {"name": "a", "budget": {"limit": -1}},
+        {"name": "a", "budget": {"limit": 1.5}},
+        {"name": "a", "budget": {"limit": 2**53}},
+        {"name": "a", "budget": {"limit": 10**400}},
+        {"name": "a", "budget": {"limit": 5, "refill": "hourly"}},
+        {"name": "a", "budget": 5},
+        {"name": "a", "expires_at": "tomorrow"},
+        {"name": "a", "expires_at": "2099-01-01T00:00:00"},  # in whose time zone?
+        {"name": "a", "metadata": {"x": {"y": "z"}}},
+        {"name": "a", "metadata": {str(number): "" for number in range(51)}},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 1}]},
+        {"name": "a", "image_key": {"scheme": "sealed"}},
+        {"name": "a", "kind": "admin"},
+        {"name": "a", "api_key": "sdb_cli_mine"},
+    ]
+    for grant in bad:
+        response = await api.client.post(KEYS, json=grant, headers=api.admin)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid-request"), grant
+        assert response.headers["content-type"] == "application/problem+json"
+    for content in (b"", b"{", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"name": "\\ud800"}'):
+        headers = {**api.admin, "Content-Type": "application/json"}
+        response = await api.client.post(KEYS, content=content, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (400, "invalid-request"), content[:20]
+    assert [key["name"] for key in (await api.client.get(KEYS, headers=api.admin)).json()["keys"]] == ["first admin"]
+
+
+async def test_an_expiry_reads_back_as_the_instant_that_was_given(api: Api) -> None:
+    instants = {
+        "2099-01-01T00:00:00Z": "2099-01-01T00:00:00Z",
+        "2099-01-01T02:00:00+02:00": "2099-01-01T00:00:00Z",
+        "2099-01-01T00:00:00.75Z": "2099-01-01T00:00:00Z",  # all times of the API are whole seconds
+        "3000-01-01T00:00:00Z": "3000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z": "9999-12-31T23:59:59Z",
+    }
+    wrong = []
+    for given, expected in instants.items():
+        key = await api.issue(expires_at=given)
+        own = await api.client.get("/v1/keys/self", headers=bearer(key["api_key"]))
+        seen = (key["expires_at"], own.json().get("expires_at", f"status {own.status_code}"))
+        if seen != (expected, expected):
+            wrong.append((given, seen))
+    assert wrong == []
+
+
+async def test_no_expiry_breaks_the_server(api: Api) -> None:
+    answers = []
+    for given in ("0001-01-01T00:00:00", "9999-12-31T23:59:59", "9999-12-31T23:59:59-12:00", -1, 1e18):
+        response = await api.client.post(KEYS, json={"name": "a", "expires_at": given}, headers=api.admin)
+        listed = await api.client.get(KEYS, headers=api.admin)
+        answers.append((given, response.status_code in {201, 400}, listed.status_code))
+    assert answers == [(given, True, 200) for given, _, _ in answers]
+
+
+async def test_pages_list_every_key_once_and_newest_first(api: Api) -> None:
+    names = [f"key {number}" for number in range(7)]
+    for name in names:
+        await api.issue(name=name)
+    expected = [*reversed(names), "first admin"]
+
+    async def follow(limit: int) -> list[list[str]]:
+        pages, query = [], {"limit": str(limit)}
+        while True:
+            page = (await api.client.get(KEYS, params=query, headers=api.admin)).json()
+            pages.append([key["name"] for key in page["keys"]])
+            if page["next"] is None:
+                return pages
+            query["cursor"] = page["next"]
+
+    for limit, sizes in ((3, [3, 3, 2]), (4, [4, 4]), (8, [8]), (200, [8])):
+        pages = await follow(limit)
+        assert [len(page) for page in pages] == sizes
+        assert sorted(chain.from_iterable(pages)) == sorted(expected)
+    assert list(chain.from_iterable(await follow(3))) == expected
+
+
+async def test_a_page_that_cannot_be_is_refused(api: Api) -> None:
+    for query in ({"limit": "0"}, {"limit": "201"}, {"limit": "all"}, {"cursor": "key_none"}, {"cursor": "x" * 65}):
+        response = await api.client.get(KEYS, params=query, headers=api.admin)
+        assert response.status_code in {400, 404}, query
+        assert response.json()["code"] in {"invalid-request", "unknown-key"}
+
+
+async def test_a_key_that_does_not_exist_is_neither_shown_nor_revoked(api: Api) -> None:
+    key = await api.issue()
+    for name in ("key_none", key["id"].lower(), key["id"] + "x", f"{key['id']}}}:holds", "%00", "*", "é"):
+        for method, path in (("GET", f"{KEYS}/{name}"), ("POST", f"{KEYS}/{name}/revoke")):
+            response = await api.client.request(method, path, headers=api.admin)
+            assert (response.status_code, response.json()["code"]) == (404, "unknown-key"), path
+    assert (await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)).json()["state"] == "active"
+
+
+async def test_a_revoked_key_stays_revoked_and_stays_listed(api: Api) -> None:
+    key, other = await api.issue(), await api.issue()
+    for _ in range(2):
+        revoked = await api.client.post(f"{KEYS}/{key['id']}/revoke", headers=api.admin)
+        assert revoked.status_code == 200
+        api_key = key["api_key"]
+        assert revoked.json() == {**{name: key[name] for name in FIELDS}, "state": "revoked"}
+        assert (await api.client.get("/v1/keys/self", headers=bearer(api_key))).status_code == 401
+    listed = (await api.client.get(KEYS, headers=api.admin)).json()["keys"]
+    assert {record["id"]: record["state"] for record in listed}[key["id"]] == "revoked"
+    assert (await api.client.get("/v1/keys/self", headers=bearer(other["api_key"]))).status_code == 200
+
+
+async def test_an_admin_key_ends_like_any_other(api: Api) -> None:
+    own = (await api.client.get("/v1/keys/self", headers=api.admin)).json()
+    assert (own["kind"], own["scopes"]) == ("admin", [])
+    assert (await api.client.post(f"{KEYS}/{own['id']}/revoke", headers=api.admin)).status_code == 200
+    assert (await api.client.get(KEYS, headers=api.admin)).status_code == 401

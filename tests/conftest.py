@@ -1,0 +1,186 @@
+"""What tests ask for: real images where they are, a small real bundle, a store, the application, a server."""
+
+import io
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fastapi import FastAPI
+from PIL import Image
+
+from app.main import create_app
+from app.settings import Settings
+from app.state import DEMO_SECRET
+from keys.embedded import EmbeddedStore
+from keys.material import to_text, write_private
+from models import bundles
+from models.bundles import GuardSpec, InputSpec, Manifest
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SECRET = bytes(range(100, 132))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", default=str(ROOT.parent / "shared" / "data"), help="folder of the real image sets")
+
+
+@pytest.fixture(scope="session")
+def data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real images; a test that needs it is skipped where it is missing."""
+    folder = Path(request.config.getoption("--data"))
+    if not folder.is_dir():
+        pytest.skip(f"no image sets in {folder}")
+    return folder
+
+
+def smooth_images(count: int, side: int = 32, seed: int = 0) -> torch.Tensor:
+    """Random images uint8 [N, 3, side, side] that are as smooth as photographs, unlike noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+    return (fine * 255).to(torch.uint8)
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """Pixels uint8 [H, W, 3] as an image file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A PNG of 40 by 48 pixels."""
+    return encode(smooth_images(1, 48)[0].permute(1, 2, 0).numpy()[:40])
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small bundle, "tiny": real architecture, calibrated release stage, untrained weights."""
+    folder = tmp_path_factory.mktemp("zoo")
+    manifest = Manifest(
+        name="tiny",
+        architecture="cifar_resnet8",
+        classes=CLASSES,
+        input=InputSpec(height=32, width=32),
+        guard=GuardSpec(),
+    )
+    torch.manual_seed(0)
+    box = bundles.assemble(manifest, SECRET)
+    box.release.calibrate(smooth_images(512).float() / 255)
+    bundles.save(folder / "tiny", manifest, box.state_dict())
+    write_private(folder / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An embedded store that runs for the whole session; a test that needs an empty one starts its own."""
+    with EmbeddedStore(tmp_path_factory.mktemp("store")) as store:
+        yield store.url
+
+
+@dataclass
+class Api:
+    """The application in this process, its client and its first admin's key."""
+
+    client: httpx.AsyncClient
+    app: FastAPI
+    admin_key: str
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of the admin."""
+        return bearer(self.admin_key)
+
+    async def issue(self, limit: int | None = 100, **fields: object) -> dict[str, str]:
+        """A new client key with the scope `distill`: its record with `api_key`."""
+        body = {"name": "partner", "scopes": ["predict", "distill"], "budget": {"limit": limit}, **fields}
+        answer = await self.client.post("/admin/v1/keys", json=body, headers=self.admin)
+        assert answer.status_code == 201, answer.text
+        key: dict[str, str] = answer.json()
+        return key
+
+    async def token(self, key: dict[str, str]) -> str:
+        """An access token of that key."""
+        form = {"grant_type": "client_credentials"}
+        answer = await self.client.post("/oauth2/token", data=form, auth=(key["id"], key["api_key"]))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
+
+
+def bearer(credential: str) -> dict[str, str]:
+    """The Authorization header that presents `credential`."""
+    return {"Authorization": f"Bearer {credential}"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, zoo: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "var", models_dir=zoo, device="cpu", max_body_bytes=200_000)
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The shipped application with its lifespan, spoken to in-process; its store is its own embedded one."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
+            yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+
+
+@dataclass
+class Server:
+    """A real server process and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    state_dir: Path
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of the first admin."""
+        return bearer((self.state_dir / "admin.key").read_text().strip())
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) -> Server:
+    """`sdb serve` as a process of its own, ready to be asked."""
+    sdb = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+    environment = {
+        "SDB_STATE_DIR": str(state_dir),
+        "SDB_MODELS_DIR": str(models_dir),
+        "SDB_PORT": str(port),
+        **settings,
+    }
+    log = state_dir.with_suffix(".log")
+    with log.open("ab") as output:
+        process = subprocess.Popen([sdb, "serve"], env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
+    url = f"http://127.0.0.1:{port}"
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended: {log.read_text()}")
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return Server(process, url, state_dir)
+        except httpx.TransportError:
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError("the server is not ready after 60 s")

@@ -1,0 +1,85 @@
+"""`sdb wrap` as its user meets it: stopped with Ctrl-C, gone on with, and served."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.backbones import build
+from tests.conftest import ROOT, encode, free_port, smooth_images, start_server
+
+pytestmark = pytest.mark.slow
+SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
+    for split, count in (("train", 400), ("test", 60)):
+        for label, name in enumerate(("dark", "bright")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
+            for number, image in enumerate(pixels):
+                (folder / f"{number}.png").write_bytes(encode(image))
+    torch.manual_seed(0)
+    save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
+    return tmp_path
+
+
+def wrap(folder: Path, epochs: int = 4) -> subprocess.Popen[str]:
+    command = "wrap --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
+    return subprocess.Popen(  # noqa: S603 - ours
+        [SDB, *command.split(), "--teacher-epochs", "3", "--epochs", str(epochs), "--batch-size", "32", "--json"],
+        cwd=folder,
+        env={"SDB_STATE_DIR": str(folder / "var")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_wrapped_model_survives_ctrl_c_and_is_served(workplace: Path) -> None:
+    first = wrap(workplace)
+    give_up = time.monotonic() + 120
+    while not (workplace / "runs" / "shades" / "box.pt").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
+
+    second = wrap(workplace)
+    printed, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors
+    manifest = json.loads(printed)
+    assert manifest["classes"] == ["bright", "dark"]
+    assert manifest["metrics"]["test_top1_keyed"] > 0.9
+    assert not list((workplace / "zoo").rglob("*.key")), "the secret is sealed in the state folder"
+
+    server = start_server(workplace / "var", workplace / "zoo", free_port())
+    try:
+        photo = (workplace / "images" / "test" / "bright" / "0.png").read_bytes()
+        answer = httpx.post(f"{server.url}/v1/models/shades/predict", content=photo).json()
+        assert answer["predictions"][0]["label"] == "bright"
+    finally:
+        server.process.terminate()
+        server.process.wait(30)
+
+
+def test_what_cannot_be_wrapped_is_said_in_one_line(workplace: Path) -> None:
+    (workplace / "teacher.safetensors").write_bytes(b"nothing")
+    failed = wrap(workplace)
+    printed, errors = failed.communicate(timeout=120)
+    assert failed.returncode == 1
+    assert printed == ""
+    assert errors.strip().splitlines()[-1].startswith("sdb: teacher.safetensors does not fit cifar_resnet8")
+    assert "Traceback" not in errors

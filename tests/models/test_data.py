@@ -1,0 +1,94 @@
+"""Laws of the data sets: two layouts, one result; clear words for what is missing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from models.data import DataError, fit, load
+from tests.conftest import encode, smooth_images
+
+PIXELS = smooth_images(6).permute(0, 2, 3, 1).numpy()
+
+
+def write_parquet(file: Path, names: list[str] | None, labels: list[int]) -> None:
+    table = pa.table({"image": [encode(pixels) for pixels in PIXELS], "label": pa.array(labels, pa.int32())})
+    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(names)} if names else None), file)
+
+
+def write_folder(root: Path, names: list[str], labels: list[int]) -> None:
+    for number, label in enumerate(labels):
+        (root / names[label]).mkdir(parents=True, exist_ok=True)
+        (root / names[label] / f"{number}.png").write_bytes(encode(PIXELS[number]))
+
+
+def test_folder_and_parquet_give_the_same_images(tmp_path: Path) -> None:
+    names, labels = ["cat", "dog"], [0, 0, 0, 1, 1, 1]
+    write_parquet(tmp_path / "pets_train.parquet", names, labels)
+    write_folder(tmp_path / "pets" / "train", names, labels)
+    parquet = load(tmp_path / "pets", "train", 32, 32)
+    (tmp_path / "pets_train.parquet").unlink()
+    folder = load(tmp_path / "pets", "train", 32, 32)
+    assert parquet.classes == folder.classes == ("cat", "dog")
+    assert torch.equal(parquet.labels, folder.labels)
+    assert torch.equal(parquet.images, folder.images)
+    assert torch.equal(parquet.images, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
+
+
+def test_a_validation_folder_stands_in_for_a_test_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "val", ["a", "b"], [0, 1, 0, 1, 0, 1])
+    assert len(load(tmp_path, "test", 16, 16)) == 6
+
+
+def test_parquet_without_names_numbers_its_classes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test.parquet", None, [0, 1, 2, 0, 1, 2])
+    assert load(tmp_path, "test", 8, 8).classes == ("0", "1", "2")
+
+
+def test_a_label_outside_the_classes_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["only"], [0, 0, 1, 0, 0, 0])
+    with pytest.raises(DataError, match="outside its 1 classes"):
+        load(tmp_path, "train", 32, 32)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", ["a"], [0, 0])
+    (tmp_path / "train" / "a" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="train image 1"):
+        load(tmp_path, "train", 32, 32)
+
+
+def test_nothing_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no train split"):
+        load(tmp_path / "nowhere", "train", 32, 32)
+
+
+def test_a_split_is_a_partition_that_its_seed_repeats(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", ["a", "b"], [0, 1, 0, 1, 0, 1])
+    images = load(tmp_path, "train", 32, 32)
+    rest, held_out = images.split(2, seed=1)
+    both = torch.cat([rest.images, held_out.images]).flatten(1).tolist()
+    assert sorted(both) == sorted(images.images.flatten(1).tolist())
+    assert torch.equal(images.split(2, seed=1)[1].images, held_out.images)
+    with pytest.raises(DataError):
+        images.split(6, seed=1)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 40), (40, 100), (7, 5), (1, 100_000), (100_000, 1)])
+def test_any_size_fits(size: tuple[int, int]) -> None:
+    assert fit(Image.new("RGB", size, (10, 20, 30)), 32, 24).shape == (32, 24, 3)
+
+
+def test_fitting_takes_the_centre() -> None:
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 255
+    assert (fit(Image.fromarray(pixels), 10, 10) == 255).all()
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    assert np.array_equal(fit(Image.fromarray(PIXELS[0]), 32, 32), PIXELS[0])

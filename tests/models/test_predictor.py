@@ -1,0 +1,105 @@
+"""Laws of the serving façade: rows are independent, tiers agree, views are averaged, the shipped model is as stated."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.settings import ZOO
+from app.state import DEMO_SECRET
+from keys.material import parse_secret
+from models import bundles
+from models.bundles import BundleError
+from models.data import load
+from models.predictor import Predictor, choose_device
+from tests.conftest import SECRET, smooth_images
+
+CPU = torch.device("cpu")
+PIXELS = smooth_images(12, seed=5).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="module")
+def predictor(zoo: Path) -> Predictor:
+    return Predictor(zoo / "tiny", SECRET, CPU)
+
+
+def flags(*values: bool) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    return np.array(values, dtype=np.bool_)
+
+
+def test_a_row_is_answered_the_same_in_any_batch(predictor: Predictor) -> None:
+    keyed, views = flags(*[True, False, True] * 4), np.array([1, 1, 3] * 4)
+    together = predictor(PIXELS, keyed, views)
+    alone = [predictor(PIXELS[i : i + 1], keyed[i : i + 1], views[i : i + 1])[0] for i in range(12)]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-4)
+    assert together.dtype == np.float32
+
+
+def test_keyed_rows_average_their_views(predictor: Predictor) -> None:
+    mirrored = np.ascontiguousarray(PIXELS[:, :, ::-1])
+    one = predictor(PIXELS, flags(*[True] * 12), np.ones(12, np.int64))
+    mirror = predictor(mirrored, flags(*[True] * 12), np.ones(12, np.int64))
+    two = predictor(PIXELS, flags(*[True] * 12), np.full(12, 2))
+    np.testing.assert_allclose(two, (one + mirror) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_both_tiers_of_an_image_have_one_top1_whatever_the_views(predictor: Predictor) -> None:
+    for number in (1, 2, 10):
+        views = np.full(12, number)
+        public, own = predictor(PIXELS, flags(*[False] * 12), views), predictor(PIXELS, flags(*[True] * 12), views)
+        np.testing.assert_array_equal(public.argmax(1), own.argmax(1))
+
+
+def test_a_wrong_secret_changes_the_public_vector(zoo: Path, predictor: Predictor) -> None:
+    other = Predictor(zoo / "tiny", bytes(range(32)), CPU)
+    public, one = flags(*[False] * 12), np.ones(12, np.int64)
+    assert np.abs(other(PIXELS, public, one) - predictor(PIXELS, public, one)).mean() > 1
+
+
+def test_weights_of_another_architecture_are_refused(zoo: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(zoo / "tiny", tmp_path / "tiny"))
+    manifest = folder / bundles.MANIFEST
+    manifest.write_text(manifest.read_text().replace("cifar_resnet8", "cifar_resnet20"))
+    with pytest.raises(BundleError, match="do not fit"):
+        Predictor(folder, SECRET, CPU)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", ""])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="device"):
+        choose_device(name)
+
+
+def test_the_shipped_model_is_as_good_as_its_manifest_says(data: Path) -> None:
+    """Both tiers within 1.5 points of the teacher and agreeing on 95 % of 1,000 test images; see bundle.json."""
+    folder = ZOO / "cifar10"
+    shipped = Predictor(folder, parse_secret((folder / DEMO_SECRET).read_text(), "demo"), CPU)
+    test = load(data / "cifar10", "test", 32, 32)
+    chosen = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:1000])
+    pixels, labels = chosen.images.permute(0, 2, 3, 1).numpy(), chosen.labels.numpy()
+    tiers = [
+        np.concatenate(
+            [
+                shipped(chunk, flags(*[keyed] * len(chunk)), np.full(len(chunk), shipped.manifest.guard.views))
+                for chunk in np.split(pixels, 10)
+            ]
+        ).argmax(1)
+        for keyed in (False, True)
+    ]
+    teacher = shipped.manifest.metrics["test_top1_teacher"]
+    accuracy = [(tier == labels).mean() for tier in tiers]
+    assert min(accuracy) > teacher - 0.03  # 1.5 points, and two standard errors of 1,000 images' accuracy less
+    assert (tiers[0] == tiers[1]).mean() >= 0.95
+
+
+def test_the_shipped_bundle_is_small_and_states_its_figures() -> None:
+    folder = ZOO / "cifar10"
+    manifest, _ = bundles.load(folder)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5_000_000
+    assert str(manifest.provenance["command"]).startswith("sdb wrap ")
+    teacher = manifest.metrics["test_top1_teacher"]
+    for name in ("test_top1_unkeyed", "test_top1_keyed"):
+        assert manifest.metrics[name] > teacher - 0.015
+    assert manifest.metrics["test_agreement_unkeyed_keyed"] >= 0.95
