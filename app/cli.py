@@ -5,9 +5,10 @@ from importlib import import_module
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from app.errors import RequestError
+from app.errors import RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
@@ -57,12 +58,16 @@ def _explained(error: Exception) -> int:
     """
     from models.bundles import BundleError  # noqa: PLC0415 - imports torch, which a failing `sdb keys` never did
     from models.data import DataError  # noqa: PLC0415
+    from models.predictor import DeviceError  # noqa: PLC0415
     from models.training.loop import CheckpointMismatch, Interrupted  # noqa: PLC0415
 
     if isinstance(error, Interrupted):
         sys.stderr.write(f"sdb: {error}; the same command goes on from there\n")
         return 130
-    if isinstance(error, BundleError | CheckpointMismatch | DataError):
+    if isinstance(error, ValidationError):
+        sys.stderr.write(f"sdb: {explain(error.errors())}\n")
+        return 1
+    if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError):
         sys.stderr.write(f"sdb: {error}\n")
         return 1
     raise error

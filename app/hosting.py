@@ -83,7 +83,7 @@ class Models:
         """Load and warm up every bundle of `settings.models_dir`.
 
         Raises:
-            BundleError, ConfigurationError, ValueError: a bundle, its secret or the device cannot be used.
+            BundleError, ConfigurationError, DeviceError: a bundle, its secret or the device cannot be used.
         """
         device = choose_device(settings.device)
         hosted: dict[str, HostedModel] = {}

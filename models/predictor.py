@@ -17,20 +17,24 @@ from models.data import Pixels, fit
 Logits = NDArray[np.float32]
 
 
+class DeviceError(ValueError):
+    """The device asked for does not exist here."""
+
+
 def choose_device(name: str) -> torch.device:
     """ "auto" is CUDA when there is a device, else the CPU; anything else is a torch device name.
 
     Raises:
-        ValueError: the named device does not exist here.
+        DeviceError: the named device does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"{name!r} is not a device") from error
+        raise DeviceError(f"{name!r} is not a device") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{name!r} asked for, {torch.cuda.device_count()} CUDA devices found")
+        raise DeviceError(f"{name!r} asked for, {torch.cuda.device_count()} CUDA devices found")
     return device
 
 

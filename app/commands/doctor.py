@@ -16,7 +16,7 @@ from app.settings import Settings, SettingsError
 from app.state import State
 from keys.errors import ConfigurationError, KeyServiceError
 from models import bundles
-from models.predictor import Predictor, choose_device
+from models.predictor import DeviceError, Predictor, choose_device
 
 commands = typer.Typer()
 
@@ -29,7 +29,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
     def check(name: str, work: Callable[[], str]) -> None:
         try:
             rows.append({"check": name, "result": "ok", "detail": work()})
-        except (SettingsError, ConfigurationError, KeyServiceError, bundles.BundleError, ValueError) as error:
+        except (SettingsError, ConfigurationError, KeyServiceError, bundles.BundleError, DeviceError) as error:
             rows.append({"check": name, "result": "fail", "detail": str(error)})
 
     check("python", lambda: f"{platform.python_version()}, torch {torch.__version__}")

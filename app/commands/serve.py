@@ -1,14 +1,17 @@
 """`sdb serve`: the server in this process."""
 
+import asyncio
 import signal
 import sys
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
 import uvicorn
+import uvloop
 
 from app import observability
-from app.main import create_app
+from app.main import build, create_app
 from app.settings import Settings
 from app.state import State
 
@@ -26,12 +29,23 @@ def command(
     observability.configure(settings.log_format)
     admin_key = State(settings).admin_key
     first_start = not admin_key.exists()
+    if first_start:
+        typer.echo(FIRST_START.format(path=admin_key, url=f"http://{settings.host}:{settings.port}"))
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn drains, then raises what it caught once more
+        signal.signal(number, _stopped)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    """Build first, then listen: what cannot be built is an error of the command, in one line, not of the server."""
+    app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
-            loop="uvloop",
+            lifespan="off",
             http="httptools",
             log_config=None,
             access_log=False,
@@ -39,13 +53,9 @@ def command(
             timeout_graceful_shutdown=30,
         )
     )
-    if first_start:
-        typer.echo(FIRST_START.format(path=admin_key, url=f"http://{settings.host}:{settings.port}"))
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn drains, then raises what it caught once more
-        signal.signal(number, _stopped)
-    server.run()
-    if not server.started:
-        raise typer.Exit(3)
+    async with AsyncExitStack() as stack:
+        app.state.services = await build(settings, stack)
+        await server.serve()
 
 
 def _stopped(*_: object) -> None:

@@ -53,7 +53,7 @@ class Plan:
     guard: GuardSpec
     recipe: Recipe
     teacher_recipe: Recipe | None
-    held_out: int
+    held_out: int | None
     command: str
     mixture: Mixture = Mixture()
 
@@ -66,7 +66,8 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     """
     spec, device = plan.input, fabric.device
     everything = load(plan.data, "train", spec.height, spec.width)
-    training, held_out = everything.split(plan.held_out, plan.recipe.seed)
+    count = min(len(everything) // 10, 5000) if plan.held_out is None else plan.held_out
+    training, held_out = everything.split(count, plan.recipe.seed)
     manifest = Manifest(
         name=plan.name,
         version=plan.version,

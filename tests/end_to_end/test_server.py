@@ -104,9 +104,14 @@ def test_callers_that_hang_up_leave_nothing_behind(server: Server, photo: bytes)
     assert answer.elapsed.total_seconds() < 10
 
 
-def test_a_second_server_on_the_same_state_is_refused_in_one_line(server: Server, zoo: Path) -> None:
-    with pytest.raises(AssertionError, match="another process uses the store"):
-        start_server(server.state_dir, zoo, free_port())
+def test_a_server_that_cannot_start_says_why_in_one_line(server: Server, zoo: Path, tmp_path: Path) -> None:
+    for state_dir, models_dir, reason in (
+        (server.state_dir, zoo, "another process uses the store"),
+        (tmp_path / "other", tmp_path, "no model bundle in"),
+    ):
+        with pytest.raises(AssertionError, match=reason) as refused:
+            start_server(state_dir, models_dir, free_port())
+        assert "Traceback" not in str(refused.value)
     assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
