@@ -1,15 +1,15 @@
 """Untrusted bytes to an RGB picture, within limits on format and pixels.
 
-Knows Pillow; knows neither models nor HTTP.
+Knows Pillow; knows no model and no HTTP.
 """
 
 import io
 import warnings
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedImage
+from models.data import upright_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -29,7 +29,7 @@ def decode(encoded: bytes, max_pixels: int) -> Image.Image:
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise UndecodableImage(f"at most {max_pixels} pixels are accepted")
-                return _rgb(ImageOps.exif_transpose(image))
+                return upright_rgb(image)
     except UndecodableImage:
         raise
     except Exception as error:  # a decoder fed with hostile bytes raises nearly anything
@@ -40,9 +40,3 @@ def _known(encoded: bytes) -> bool:
     return encoded.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (
         encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP"
     )
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip everything above 255
-        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")

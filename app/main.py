@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -16,14 +15,16 @@ from app.middleware import Gate
 from app.pipeline import Services
 from app.routes import health, keys, predict, tokens
 from app.settings import Settings
-from app.state import State
-from keys.embedded import EmbeddedStore
+from app.state import State, open_keys
 from keys.errors import StoreUnavailable
-from keys.service import KeyService
-from keys.store import KeyStore, connect
-from keys.tokens import TokenMint
 
 log = logging.getLogger("sdb")
+FIRST_START = """the first admin key is written to {path} (mode 0600); issue a client key with
+
+  curl -s {url}/admin/v1/keys -H "Authorization: Bearer $(cat {path})" \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"name": "partner", "scopes": ["predict", "distill"], "budget": {{"limit": 1000}}}}'
+"""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -52,20 +53,10 @@ def create_app(settings: Settings) -> FastAPI:
 async def build(settings: Settings, stack: AsyncExitStack) -> Services:
     """Everything a request needs, in the order it depends on each other; `stack` ends it in reverse."""
     state = State(settings)
-    url = settings.redis_url.get_secret_value()
-    if not url:
-        embedded = EmbeddedStore(settings.state_dir / "store")
-        await asyncio.to_thread(embedded.__enter__)
-        stack.callback(embedded.__exit__, None, None, None)
-        url = embedded.url
-    store = KeyStore(connect(url))
-    stack.push_async_callback(store.close)
-    service = KeyService(
-        store, state.vault, TokenMint(state.token_keys, settings.token_lifetime_s, time.time), time.time
-    )
+    service = await open_keys(settings, state, stack, wait_s=10)
     try:
         if await state.first_admin(service):
-            log.info("the first admin key is in %s", state.admin_key)
+            log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.host}:{settings.port}"))
     except StoreUnavailable as error:
         log.warning("%s: public predictions go on, whatever needs a key is refused", error)
     models = await asyncio.to_thread(Models.load, settings, state)

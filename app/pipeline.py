@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import anyio
@@ -22,8 +21,10 @@ from app.settings import Settings
 from keys.errors import MissingScope, StoreUnavailable
 from keys.records import Caller, Hold
 from keys.service import KeyService
+from models.data import Pixels
 
-ANSWER_WITHIN_S = 30.0  # far below the life of a hold, so that no answer outlives its charge
+STEP_WITHIN_S = 30.0  # for decoding, and for the model; far below the life of a hold
+REQUEST_PIXELS = 4  # all images of a request together may have so many times the pixels of one
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,12 @@ async def predict(
     """The body of the answer for `encoded` images by the model `name`, lacking only the request's id."""
     model = services.models[name]
     keyed = _authorise(caller, name, parameters)
-    pixels = await _decode(services, model, encoded)
     guard = model.manifest.guard
+    async with _in_time():
+        pixels = await _decode(services, model, encoded)
     rows = [Row(image, keyed, parameters.views or guard.views) for image in pixels]
-    async with _charged(services.keys, caller, len(rows) if keyed else 0) as hold:
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                logits = np.stack(await model.batcher.submit(rows))
-        except TimeoutError:
-            raise Overloaded("the model did not answer in time") from None
+    async with _charged(services.keys, caller, len(rows) if keyed else 0) as hold, _in_time():
+        logits = np.stack(await model.batcher.submit(rows))
     temperature = parameters.temperature or (guard.temperature if keyed else 1.0)
     answer: dict[str, Any] = {
         "model": name,
@@ -73,18 +71,35 @@ def _authorise(caller: Caller, model: str, parameters: Parameters) -> bool:
     return keyed
 
 
-async def _decode(services: Services, model: HostedModel, encoded: Sequence[bytes]) -> list[Any]:
+async def _decode(services: Services, model: HostedModel, encoded: Sequence[bytes]) -> list[Pixels]:
     limit = services.settings.max_images_per_request
     if not encoded or not all(encoded):
         raise InvalidRequest("the request holds no image, or an empty one")
     if len(encoded) > limit:
         raise InvalidRequest(f"at most {limit} images are accepted in one request")
 
-    def work() -> list[Any]:
-        most = services.settings.max_image_pixels
-        return [model.predictor.fit(images.decode(image, most)) for image in encoded]
+    if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
+        raise Overloaded("too many requests wait for their images to be decoded")
 
-    return await anyio.to_thread.run_sync(partial(work), limiter=services.decoders)
+    def work() -> list[Pixels]:
+        most, decoded = services.settings.max_image_pixels, []
+        left = REQUEST_PIXELS * most
+        for image in encoded:
+            picture = images.decode(image, min(most, left))
+            left -= picture.width * picture.height
+            decoded.append(model.predictor.fit(picture))
+        return decoded
+
+    return await anyio.to_thread.run_sync(work, limiter=services.decoders, abandon_on_cancel=True)
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STEP_WITHIN_S):
+            yield
+    except TimeoutError:
+        raise Overloaded("the answer took too long") from None
 
 
 @asynccontextmanager

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import STATUS, InvalidRequest
 from keys.records import Budget, KeyState
-
-MAX_VIEWS = 10
+from models.views import MAX_VIEWS
 
 
 class Parameters(BaseModel):

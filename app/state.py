@@ -3,14 +3,20 @@
 Knows where secrets lie; the cryptography is in `keys.material`.
 """
 
+import asyncio
 import secrets
+import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from app.settings import Settings
+from keys.embedded import EmbeddedStore
 from keys.errors import ConfigurationError
 from keys.material import SECRET_BYTES, Keyring, Vault, new_api_key, parse_secret, to_text, write_private
 from keys.records import KeyGrant
 from keys.service import KeyService
+from keys.store import KeyStore, connect
+from keys.tokens import TokenMint
 
 DEMO_SECRET = "demo.key"  # noqa: S105 - a file's name
 
@@ -78,6 +84,34 @@ class State:
             secret = secrets.token_bytes(SECRET_BYTES)
             write_private(sealed, self.vault.seal(secret, _context(model)))
         return self.vault.unseal(sealed.read_bytes(), _context(model))
+
+
+async def open_keys(settings: Settings, state: State, stack: AsyncExitStack, *, wait_s: float) -> KeyService:
+    """The key service over the store of `settings`, until `stack` ends.
+
+    Raises:
+        StoreInUse: the embedded store has an owner that does not leave within `wait_s`.
+        ConfigurationError: the store cannot be used.
+    """
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        embedded = EmbeddedStore(settings.state_dir / "store", wait_s)
+        await asyncio.to_thread(embedded.__enter__)
+        stack.callback(embedded.__exit__, None, None, None)
+        url = embedded.url
+    return _service(settings, state, stack, url)
+
+
+def attach_keys(settings: Settings, state: State, stack: AsyncExitStack) -> KeyService:
+    """The key service over the embedded store that another process of this machine runs."""
+    return _service(settings, state, stack, EmbeddedStore(settings.state_dir / "store").url)
+
+
+def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str) -> KeyService:
+    store = KeyStore(connect(url))
+    stack.push_async_callback(store.close)
+    mint = TokenMint(state.token_keys, settings.token_lifetime_s, time.time)
+    return KeyService(store, state.vault, mint, time.time)
 
 
 def new_demo_secret(bundle: Path) -> bytes:

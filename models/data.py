@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -37,10 +37,19 @@ def fit(image: Image.Image, height: int, width: int) -> Pixels:
     """
     if image.size != (width, height):
         scale = min(image.width / width, image.height / height)
-        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
+        across, down = min(width * scale, image.width), min(height * scale, image.height)  # rounding may overshoot
+        left, top = (image.width - across) / 2, (image.height - down) / 2
+        box = (left, top, left + across, top + down)
         image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(image, dtype=np.uint8)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any picture in RGB of 8 bits, turned as its EXIF orientation says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip everything above 255
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -67,25 +76,41 @@ class LabelledImages:
         return self.subset(order[held_out:]), self.subset(order[:held_out])
 
 
+def check_classes(path: Path) -> None:
+    """Make sure that both splits at `path` number the same classes alike.
+
+    Raises:
+        DataError: they do not, or one of them is missing.
+    """
+    training, test = (_listing(path, split)[0] for split in ("train", "test"))
+    if training != test:
+        different = ", ".join(sorted(set(training) ^ set(test))) or "their order"
+        raise DataError(f"the train and test splits of {path} differ in their classes: {different}")
+
+
 def load(path: Path, split: str, height: int, width: int) -> LabelledImages:
-    """The "train" or "test" split at `path`, with a progress bar on a terminal.
+    """The "train" or "test" split at `path`, in memory, with a progress bar on a terminal.
 
     Raises:
         DataError: nothing of either layout lies there, or a picture cannot be read.
     """
-    names, sources, labels = _parquet(path, split) or _folder(path, split)
+    names, sources, labels = _listing(path, split)
     images = np.empty((len(sources), 3, height, width), dtype=np.uint8)
     console = Console(stderr=True)
     for number, source in enumerate(track(sources, f"reading {split} images", console=console, transient=True)):
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                images[number] = fit(image.convert("RGB"), height, width).transpose(2, 0, 1)
-        except OSError as error:
+                images[number] = fit(upright_rgb(image), height, width).transpose(2, 0, 1)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{split} image {number} of {path} cannot be read: {error}") from error
     return LabelledImages(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), names)
 
 
 Listing = tuple[tuple[str, ...], Sequence[bytes | Path], list[int]]
+
+
+def _listing(path: Path, split: str) -> Listing:
+    return _parquet(path, split) or _folder(path, split)
 
 
 def _parquet(path: Path, split: str) -> Listing | None:
@@ -113,7 +138,7 @@ def _folder(path: Path, split: str) -> Listing:
     root = next((folder for folder in candidates if folder.is_dir()), None)
     if root is None:
         raise DataError(f"no {split} split at {path}: neither parquet nor an image folder")
-    names = tuple(sorted(folder.name for folder in root.iterdir() if folder.is_dir()))
+    names = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")))
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):

@@ -28,6 +28,11 @@ def key_stream(secret: bytes, purpose: str, length: int) -> bytes:
     return hashlib.shake_256(b"sdb/v1" + len(name).to_bytes(2, "big") + name + secret).digest(length)
 
 
+def fingerprint(secret: bytes) -> str:
+    """A public name of a secret, 16 hexadecimal digits, by which a bundle recognises its own."""
+    return key_stream(secret, "fingerprint", 8).hex()
+
+
 def key_image(secret: bytes, shape: tuple[int, int, int]) -> Tensor:
     """The key κ: float32 [C, H, W] in [0, 1], each pixel one stream byte / 255, channel first, row by row."""
     channels, height, width = shape

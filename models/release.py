@@ -18,6 +18,8 @@ VIEW_PIXELS = 16  # the secret function sees the image at this size, so its cost
 CHANNELS = (3, 32, 64, 64)
 FEATURES = CHANNELS[-1] * 4
 COMPONENTS = 32
+FEWEST_IMAGES = FEATURES  # fewer cannot show the covariance of as many features
+CHUNK = 512
 
 
 class Release(nn.Module):
@@ -54,14 +56,15 @@ class Release(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Centre and whiten the secret features on images float [N, 3, H, W] in [0, 1], N ≥ 256.
+        """Centre and whiten the secret features on images uint8 [N, 3, H, W], N ≥ FEWEST_IMAGES.
 
         Raises:
             ValueError: too few images to estimate the covariance.
         """
-        if len(images) < FEATURES:
-            raise ValueError(f"calibration needs at least {FEATURES} images, got {len(images)}")
-        features = self._features(images).double()
+        if len(images) < FEWEST_IMAGES:
+            raise ValueError(f"calibration needs at least {FEWEST_IMAGES} images, got {len(images)}")
+        chunks = torch.split(images, CHUNK)
+        features = torch.cat([self._features(chunk.float() / 255) for chunk in chunks]).double()
         self.mean.copy_(features.mean(0))
         variances, directions = torch.linalg.eigh(torch.cov(features.T))
         top = variances[-COMPONENTS:].clamp_min(variances[-1] * 1e-6).rsqrt()

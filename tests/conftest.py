@@ -24,6 +24,7 @@ from keys.embedded import EmbeddedStore
 from keys.material import to_text, write_private
 from models import bundles
 from models.bundles import GuardSpec, InputSpec, Manifest
+from models.key_stream import fingerprint
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -73,11 +74,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         architecture="cifar_resnet8",
         classes=CLASSES,
         input=InputSpec(height=32, width=32),
-        guard=GuardSpec(),
+        guard=GuardSpec(secret_fingerprint=fingerprint(SECRET)),
     )
     torch.manual_seed(0)
     box = bundles.assemble(manifest, SECRET)
-    box.release.calibrate(smooth_images(512).float() / 255)
+    box.release.calibrate(smooth_images(512))
     bundles.save(folder / "tiny", manifest, box.state_dict())
     write_private(folder / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
     return folder

@@ -1,9 +1,8 @@
 """`sdb keys`: issue and look after keys, directly in the store; works beside a running server and without one."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
@@ -13,12 +12,10 @@ from pydantic import ValidationError
 from app.commands.output import report
 from app.errors import InvalidRequest, explain
 from app.settings import Settings
-from app.state import State
-from keys.embedded import EmbeddedStore, StoreInUse
+from app.state import State, attach_keys, open_keys
+from keys.embedded import StoreInUse
 from keys.records import KeyGrant, KeyRecord
 from keys.service import MAX_PAGE, KeyService
-from keys.store import KeyStore, connect
-from keys.tokens import TokenMint
 
 commands = typer.Typer(no_args_is_help=True, help="Issue, list, show and revoke keys.")
 Result = TypeVar("Result")
@@ -30,16 +27,11 @@ async def key_service(settings: Settings) -> AsyncIterator[KeyService]:
     """The service over the store of `settings`; an embedded store that no server runs is run for so long."""
     state = State(settings)
     async with AsyncExitStack() as stack:
-        url = settings.redis_url.get_secret_value()
-        if not url:
-            embedded = EmbeddedStore(settings.state_dir / "store", wait_s=0)
-            with suppress(StoreInUse):  # a server runs it; its socket is ours to use
-                stack.enter_context(embedded)
-            url = embedded.url
-        store = KeyStore(connect(url))
-        stack.push_async_callback(store.close)
-        mint = TokenMint(state.token_keys, settings.token_lifetime_s, time.time)
-        yield KeyService(store, state.vault, mint, time.time)
+        try:
+            service = await open_keys(settings, state, stack, wait_s=0)
+        except StoreInUse:  # a server runs it; its socket is ours to use
+            service = attach_keys(settings, state, stack)
+        yield service
 
 
 def _run(work: Callable[[KeyService], Awaitable[Result]]) -> Result:

@@ -13,7 +13,6 @@ import uvloop
 from app import observability
 from app.main import build, create_app
 from app.settings import Settings
-from app.state import State
 
 commands = typer.Typer()
 
@@ -25,12 +24,8 @@ def command(
 ) -> None:
     """Start the server; everything else is decided by SDB_ variables (docs/operation.md)."""
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = Settings.from_environment().model_copy(update=given)
+    settings = Settings.model_validate(Settings.from_environment().model_dump() | given)
     observability.configure(settings.log_format)
-    admin_key = State(settings).admin_key
-    first_start = not admin_key.exists()
-    if first_start:
-        typer.echo(FIRST_START.format(path=admin_key, url=f"http://{settings.host}:{settings.port}"))
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn drains, then raises what it caught once more
         signal.signal(number, _stopped)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -61,11 +56,3 @@ async def _serve(settings: Settings) -> None:
 def _stopped(*_: object) -> None:
     """A server that was asked to stop, and did, has not failed."""
     sys.exit(0)
-
-
-FIRST_START = """The first admin key is written to {path} (mode 0600). Once the server is ready, issue a client key:
-
-  curl -s {url}/admin/v1/keys -H "Authorization: Bearer $(cat {path})" \\
-    -H 'Content-Type: application/json' \\
-    -d '{{"name": "partner", "scopes": ["predict", "distill"], "budget": {{"limit": 1000}}}}'
-"""

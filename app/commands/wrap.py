@@ -14,13 +14,17 @@ from app.settings import Settings
 from app.state import State, new_demo_secret
 from models.backbones import CIFAR
 from models.bundles import GuardSpec, InputSpec
+from models.key_stream import fingerprint
 from models.predictor import choose_device
 from models.training.loop import Recipe
 from models.training.wrap import Plan, wrap
+from models.views import MAX_VIEWS
 
 commands = typer.Typer()
 
-Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
+MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
+Triple = tuple[float, float, float]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @commands.command()
@@ -32,6 +36,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     name: Annotated[str | None, typer.Option(help="model name; the folder's name when left out")] = None,
     version: Annotated[str, typer.Option(help="model version")] = "1",
     size: Annotated[int | None, typer.Option(help="input height and width; 32 for CIFAR networks, else 224")] = None,
+    mean: Annotated[Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")] = MEAN,
+    std: Annotated[Triple, typer.Option(help="its standard deviation")] = STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.01,
     teacher_epochs: Annotated[int, typer.Option(min=0, help="first fine-tune the teacher for so long")] = 0,
@@ -40,7 +46,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     held_out: Annotated[int | None, typer.Option(min=1, help="images held out; a tenth, at most 5000")] = None,
     lam: Annotated[float, typer.Option(help="λ of the key embedding x_κ = λx + (1−λ)κ")] = 0.9,
     temperature: Annotated[float, typer.Option(help="default temperature of the soft labels")] = 4.0,
-    views: Annotated[int, typer.Option(min=1, max=10, help="views that soft labels are averaged over")] = 2,
+    views: Annotated[int, typer.Option(min=1, max=MAX_VIEWS, help="views that soft labels are averaged over")] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs to train on")] = 1,
@@ -59,7 +65,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     where = [target.index or 0] if cuda and devices == 1 else devices
     fabric = Fabric(accelerator=target.type, devices=where, precision=precision)
     fabric.launch()
-    secret = new_demo_secret(out) if demo_secret else State(Settings.from_environment()).new_model_secret(name)
+    with fabric.rank_zero_first():
+        secret = new_demo_secret(out) if demo_secret else State(Settings.from_environment()).new_model_secret(name)
     side = size or (32 if arch in CIFAR else 224)
     plan = Plan(
         name=name,
@@ -67,8 +74,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         architecture=arch,
         weights=weights,
         data=data,
-        input=InputSpec(height=side, width=side),
-        guard=GuardSpec(lam=lam, temperature=temperature, views=views),
+        input=InputSpec(height=side, width=side, mean=mean, std=std),
+        guard=GuardSpec(lam=lam, temperature=temperature, views=views, secret_fingerprint=fingerprint(secret)),
         recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),
         teacher_recipe=Recipe(teacher_epochs, teacher_learning_rate, batch_size, seed=seed) if teacher_epochs else None,
         held_out=held_out,

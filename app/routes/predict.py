@@ -83,7 +83,8 @@ async def model(model: str, caller: AnyCaller, services: ServicesDep) -> ModelCa
 )
 async def predict(model: str, caller: AnyCaller, services: ServicesDep, request: Request) -> Response:
     """Classify images: everybody gets the right label, who holds `distill` gets augmented soft labels."""
-    encoded, parameters = await _read(request)
+    _ = services.models[model]  # a name that is unknown is refused before the body is read
+    encoded, parameters = await _read(request, services.settings.max_images_per_request)
     answer = await pipeline.predict(services, caller, model, encoded, parameters)
     answer["request_id"] = request.scope["request_id"]
     headers = {"Cache-Control": "no-store"}
@@ -93,7 +94,7 @@ async def predict(model: str, caller: AnyCaller, services: ServicesDep, request:
     return Response(content, media_type="application/json", headers=headers)
 
 
-async def _read(request: Request) -> tuple[list[bytes], Parameters]:
+async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parameters]:
     """The encoded images and the parameters, whichever way they came; the body's parameters beat the query's."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields: dict[str, object] = dict(request.query_params)
@@ -102,7 +103,7 @@ async def _read(request: Request) -> tuple[list[bytes], Parameters]:
         encoded, fields = images.encoded(), fields | images.parameters
     elif kind == "multipart/form-data":
         encoded = []
-        async with form(request, max_files=1000) as parts:
+        async with form(request, max_files=most_images + 1) as parts:
             for name, value in parts.multi_items():
                 if name == "image" and isinstance(value, UploadFile):
                     encoded.append(await value.read())

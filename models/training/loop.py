@@ -5,10 +5,11 @@ by (seed, epoch, step), so a run that was interrupted and resumed ends, on one C
 one does.
 """
 
+import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def train(
     recipe: Recipe,
     *,
     title: str,
+    identity: Mapping[str, object] = {},
     checkpoint: Path | None = None,
     validate: Validate | None = None,
 ) -> nn.Module:
@@ -77,7 +79,8 @@ def train(
 
     Raises:
         Interrupted: Ctrl-C; the state is in `checkpoint`.
-        CheckpointMismatch: `checkpoint` was written under another title or recipe.
+        CheckpointMismatch: `checkpoint` was written under another title, recipe or `identity`: whatever else decides
+            what is trained.
     """
     stride = fabric.world_size
     share = len(data) // stride
@@ -92,11 +95,14 @@ def train(
         nesterov=True,
     )
     wrapped, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
-    state = _State(fabric, wrapped, optimizer, checkpoint, {"title": title, **asdict(recipe)})
+    facts = {"title": title, **asdict(recipe), "images": len(data), "processes": stride, **identity}
+    state = _State(fabric, wrapped, optimizer, checkpoint, facts)
 
     def optimise(position: int, rows: Tensor) -> dict[str, float]:
         wrapped.train()
-        losses = step(wrapped, _batch(fabric, data, rows, _generator(recipe.seed, *divmod(position, steps), 1)))
+        generator = _generator(recipe.seed, position, fabric.global_rank, 1)
+        torch.manual_seed(generator.initial_seed())  # dropout and stochastic depth
+        losses = step(wrapped, _batch(fabric, data, rows, generator))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(position / total, recipe.warmup)
         optimizer.zero_grad()
@@ -122,9 +128,10 @@ def train(
                 wrapped.eval()
                 figures = " ".join(f"{name} {value:.4f}" for name, value in validate(wrapped).items())
                 console.print(shown, figures, highlight=False)
-            if epoch_ends or interrupted() or state.age() > CHECKPOINT_EVERY_S:
+            stop, due = _agreed(fabric, interrupted(), state.age() > CHECKPOINT_EVERY_S)
+            if epoch_ends or stop or due:
                 state.save(position + 1)
-            if interrupted():
+            if stop:
                 raise Interrupted(f"{title} stopped after {position + 1} of {total} steps")
     return model.eval()
 
@@ -173,6 +180,14 @@ class _State:
         return done
 
 
+def _agreed(fabric: Fabric, *flags: bool) -> list[bool]:
+    """Each flag as soon as one process has it: processes that stop at different steps would wait for ever."""
+    if fabric.world_size == 1:
+        return list(flags)
+    votes = fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=fabric.device), reduce_op="sum")
+    return [bool(vote) for vote in votes]
+
+
 def _batch(fabric: Fabric, data: LabelledImages, rows: Tensor, generator: torch.Generator) -> Batch:
     images = data.images[rows].to(fabric.device, non_blocking=True).float().div_(255)
     labels = data.labels[rows].to(fabric.device, non_blocking=True)
@@ -180,11 +195,9 @@ def _batch(fabric: Fabric, data: LabelledImages, rows: Tensor, generator: torch.
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    """One generator per tuple of small non-negative numbers, each below 2^20."""
-    seed = 0
-    for number in numbers:
-        seed = (seed << 20) + number + 1
-    return torch.Generator().manual_seed(seed % 2**63)
+    """A generator that every one of `numbers` decides; torch's own seeding looks at 32 bits only."""
+    seed = hashlib.sha256(repr(numbers).encode()).digest()[:4]
+    return torch.Generator().manual_seed(int.from_bytes(seed, "big"))
 
 
 def _schedule(progress: float, warmup: float) -> float:

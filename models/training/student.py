@@ -3,8 +3,6 @@
 Knows the student's side only; where the soft labels came from is the caller's business.
 """
 
-from pathlib import Path
-
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -24,7 +22,6 @@ def distil(
     temperature: float,
     alpha: float,
     title: str,
-    checkpoint: Path | None = None,
 ) -> nn.Module:
     """Train `student` on `data` with one cached soft label (logits [N, K]) per image, crops and flips.
 
@@ -36,4 +33,4 @@ def distil(
         target = soft[batch.rows].to(logits.device)
         return {"loss": student_loss(logits, target, batch.labels, temperature=temperature, alpha=alpha)}
 
-    return train(fabric, student, data, step, recipe, title=title, checkpoint=checkpoint)
+    return train(fabric, student, data, step, recipe, title=title)

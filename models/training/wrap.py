@@ -6,8 +6,10 @@ validation split is for looking at, nothing is chosen by it. A fine-tuned teache
 
 import copy
 import hashlib
+import json
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,9 +22,11 @@ from torch.nn import functional as F
 from models import bundles, losses
 from models.backbones import Classifier, build
 from models.bundles import GuardSpec, InputSpec, Manifest
-from models.data import LabelledImages, load
+from models.data import DataError, LabelledImages, check_classes, load
 from models.guard import SafeDistillationBox, embed
-from models.metrics import agreement, l1_distance, top1
+from models.metrics import top1
+from models.release import FEWEST_IMAGES
+from models.training.figures import averaged, figures
 from models.training.loop import Batch, Recipe, Step, predict, train
 from models.views import fixed_view, random_views
 
@@ -64,28 +68,32 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     Raises:
         DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
     """
-    spec, device = plan.input, fabric.device
+    spec, device, views = plan.input, fabric.device, plan.guard.views
+    check_classes(plan.data)
     everything = load(plan.data, "train", spec.height, spec.width)
-    count = min(len(everything) // 10, 5000) if plan.held_out is None else plan.held_out
-    training, held_out = everything.split(count, plan.recipe.seed)
+    training, held_out = everything.split(plan.held_out or min(len(everything) // 10, 5000), plan.recipe.seed)
+    del everything
+    if len(training) < FEWEST_IMAGES:
+        raise DataError(f"at least {FEWEST_IMAGES} training images are needed, {plan.data} leaves {len(training)}")
     manifest = Manifest(
         name=plan.name,
         version=plan.version,
         architecture=plan.architecture,
-        classes=everything.classes,
+        classes=training.classes,
         input=spec,
         guard=plan.guard,
         provenance=_provenance(plan, device),
     )
-    teacher = _teacher(plan, fabric, training, held_out, work)
     box = bundles.assemble(manifest, secret)
+    teacher = _teacher(plan, fabric, training, held_out, work)
     box.network.load_state_dict(teacher.state_dict())
-    box.release.calibrate(training.images[:CALIBRATION_IMAGES].float() / 255)
+    box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
+    known = predict(partial(averaged, teacher, views), held_out.images, device)
 
     def validate(network: nn.Module) -> dict[str, float]:
         frozen.network = network
-        return figures(teacher, frozen, plan.guard.views, held_out, device)
+        return figures(known, frozen, views, held_out, device)
 
     box.network = train(
         fabric,
@@ -94,23 +102,43 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         box_step(teacher, frozen, plan.guard.temperature, plan.mixture),
         plan.recipe,
         title="box",
+        identity=_identity(plan, *_facts(plan)),
         checkpoint=work / "box.pt",
         validate=validate,
     )
     test = load(plan.data, "test", spec.height, spec.width)
-    measured = figures(teacher, box.to(device), plan.guard.views, test, device)
+    bare = predict(partial(averaged, teacher, views), test.images, device)
+    measured = figures(bare, box.to(device), views, test, device)
+    measured["top1_teacher_one_view"] = top1(predict(teacher, test.images, device), test.labels)
     metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
     finished = manifest.model_copy(update={"metrics": metrics})
     return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
 
 
-def _provenance(plan: Plan, device: torch.device) -> dict[str, object]:
+def _identity(plan: Plan, *names: str) -> dict[str, object]:
+    """Those facts but the command as text, for a checkpoint to be recognised by."""
+    facts = _facts(plan)
+    return {name: json.dumps(facts[name], sort_keys=True) for name in names if name != "command"}
+
+
+def _facts(plan: Plan) -> dict[str, object]:
     return {
         "command": plan.command,
+        "architecture": plan.architecture,
+        "data": plan.data.name,
         "teacher": None if plan.teacher_recipe is None else asdict(plan.teacher_recipe),
         "box": asdict(plan.recipe),
         "mixture": asdict(plan.mixture),
+        "input": plan.input.model_dump(),
+        "guard": plan.guard.model_dump(),
         "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
+    }
+
+
+def _provenance(plan: Plan, device: torch.device) -> dict[str, object]:
+    facts = _facts(plan)
+    return {
+        **{name: facts[name] for name in ("command", "teacher", "box", "mixture", "weights_sha256")},
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
     }
@@ -133,7 +161,6 @@ def _teacher(plan: Plan, fabric: Fabric, training: LabelledImages, held_out: Lab
         def validate(model: nn.Module) -> dict[str, float]:
             return {"top1": top1(predict(model, held_out.images, fabric.device), held_out.labels)}
 
-        checkpoint = work / "teacher.pt"
         train(
             fabric,
             teacher,
@@ -141,11 +168,12 @@ def _teacher(plan: Plan, fabric: Fabric, training: LabelledImages, held_out: Lab
             step,
             plan.teacher_recipe,
             title="teacher",
-            checkpoint=checkpoint,
+            identity=_identity(plan, "architecture", "data", "input", "weights_sha256"),
+            checkpoint=work / "teacher.pt",
             validate=validate,
         )
         if fabric.is_global_zero:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in teacher.backbone.state_dict().items()}
             save_file(tensors, work / "teacher.safetensors")
     return teacher.eval().requires_grad_(False).to(fabric.device)
 
@@ -174,46 +202,3 @@ def box_step(teacher: nn.Module, box: SafeDistillationBox, temperature: float, m
         }
 
     return step
-
-
-def figures(
-    teacher: nn.Module, box: SafeDistillationBox, views: int, data: LabelledImages, device: torch.device
-) -> dict[str, float]:
-    """Top-1 of teacher and tiers, their agreement, and what the weights are worth without the key, on `data`.
-
-    `unkeyed` and `keyed` are the tiers as served, averaged over `views` views; `teacher` answers one view,
-    `teacher_views` as many as the tiers do.
-    """
-    box.eval()
-
-    def tier(images: Tensor, keyed: bool) -> Tensor:
-        rows, device = len(images), images.device
-        flags, counts = torch.full((rows,), keyed, device=device), torch.full((rows,), views, device=device)
-        logits: Tensor = box(images, flags, counts)
-        return logits
-
-    def teacher_views(images: Tensor) -> Tensor:
-        return losses.knowledge_augmentation(torch.stack([teacher(fixed_view(images, n)) for n in range(views)]))
-
-    def wrong_key(images: Tensor) -> Tensor:
-        key = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images.device)
-        return box.without_key(embed(images, key, box.lam))
-
-    bare = predict(teacher, data.images, device)
-    public = predict(lambda images: tier(images, keyed=False), data.images, device)
-    keyed = predict(lambda images: tier(images, keyed=True), data.images, device)
-    stolen = predict(box.without_key, data.images, device)
-    return {
-        "top1_teacher": top1(bare, data.labels),
-        "top1_teacher_views": top1(predict(teacher_views, data.images, device), data.labels),
-        "top1_unkeyed": top1(public, data.labels),
-        "top1_keyed": top1(keyed, data.labels),
-        "agreement_unkeyed_keyed": agreement(public, keyed),
-        "agreement_unkeyed_teacher": agreement(public, bare),
-        "agreement_keyed_teacher": agreement(keyed, bare),
-        "l1_unkeyed_teacher": l1_distance(public, bare),
-        "l1_keyed_teacher": l1_distance(keyed, bare),
-        "top1_weights_without_key": top1(stolen, data.labels),
-        "l1_weights_without_key_teacher": l1_distance(stolen, bare),
-        "top1_weights_wrong_key": top1(predict(wrong_key, data.images, device), data.labels),
-    }

@@ -34,10 +34,10 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wrap(folder: Path, epochs: int = 4) -> subprocess.Popen[str]:
+def wrap(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = "wrap --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
     return subprocess.Popen(  # noqa: S603 - ours
-        [SDB, *command.split(), "--teacher-epochs", "3", "--epochs", str(epochs), "--batch-size", "32", "--json"],
+        [SDB, *command.split(), "--teacher-epochs", "3", "--epochs", "4", "--batch-size", "32", "--json", *options],
         cwd=folder,
         env={"SDB_STATE_DIR": str(folder / "var")},
         stdout=subprocess.PIPE,
@@ -83,3 +83,11 @@ def test_what_cannot_be_wrapped_is_said_in_one_line(workplace: Path) -> None:
     assert printed == ""
     assert errors.strip().splitlines()[-1].startswith("sdb: teacher.safetensors does not fit cifar_resnet8")
     assert "Traceback" not in errors
+
+
+def test_several_processes_train_one_box(workplace: Path) -> None:
+    """As several GPUs would: each takes its share of every batch."""
+    running = wrap(workplace, "--device", "cpu", "--devices", "2")
+    printed, errors = running.communicate(timeout=600)
+    assert running.returncode == 0, errors
+    assert json.loads(printed)["metrics"]["test_top1_keyed"] > 0.9

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -293,17 +292,29 @@ async def test_a_settled_charge_is_final(store: KeyStore) -> None:
     record = await insert(store, 10)
     hold = await store.charge(record, 3)
     await store.settle(hold)
-    await store.settle(hold)
     await store.release(hold)
     assert await remaining(store, record) == 7
 
 
-async def test_a_charge_settled_too_late_is_given_back_and_its_answer_withheld(store: KeyStore) -> None:
+async def test_a_charge_that_was_given_back_cannot_be_settled(store: KeyStore, client: Redis) -> None:
+    """Or two answers could leave for one part of the budget."""
     record = await insert(store, 10)
-    hold = await store.charge(record, 3)
+    await charge_by_script(client, record, 10, "late:10", 1)
+    await asyncio.sleep(0.02)
+    kept = await store.charge(record, 10)
     with pytest.raises(StoreUnavailable):
-        await store.settle(replace(hold, deadline=time.monotonic() - 1))
-    assert await remaining(store, record) == 10
+        await store.settle(Hold(record.id, "late:10", 10, record.budget))
+    await store.settle(kept)
+    assert await remaining(store, record) == 0
+
+
+async def test_an_expired_hold_counts_as_given_back_without_a_further_charge(store: KeyStore, client: Redis) -> None:
+    record = await insert(store, 10)
+    await charge_by_script(client, record, 6, "late:6", 1)
+    await charge_by_script(client, record, 3, "live:3", 60_000)
+    await asyncio.sleep(0.02)
+    assert await remaining(store, record) == 7
+    assert [key.budget.remaining for key in await store.page(None, 10)] == [7]
 
 
 async def test_a_charge_asked_for_again_with_its_member_is_charged_once(store: KeyStore, client: Redis) -> None:
@@ -319,14 +330,14 @@ async def test_an_expired_hold_is_given_back_by_the_next_charge_and_only_once(st
     await charge_by_script(client, record, 3, "live:3", 60_000)
     await asyncio.sleep(0.02)
     assert (await store.charge(record, 7)).budget.remaining == 0
-    await store.release(Hold(record.id, "late:6", 6, record.budget, time.monotonic() + 60))
+    await store.release(Hold(record.id, "late:6", 6, record.budget))
     assert await remaining(store, record) == 0
 
 
 async def test_a_settled_charge_does_not_expire(store: KeyStore, client: Redis) -> None:
     record = await insert(store, 10)
     await charge_by_script(client, record, 6, "done:6", 20)
-    await store.settle(Hold(record.id, "done:6", 6, record.budget, time.monotonic() + 60))
+    await store.settle(Hold(record.id, "done:6", 6, record.budget))
     await asyncio.sleep(0.04)
     assert (await store.charge(record, 1)).budget.remaining == 3
 

@@ -9,6 +9,8 @@ import torch
 
 from models import bundles
 from models.bundles import BundleError, GuardSpec, InputSpec, Manifest
+from models.key_stream import fingerprint
+from tests.conftest import SECRET
 
 
 @pytest.fixture
@@ -68,10 +70,19 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, text: str) -
 
 def test_an_unknown_architecture_is_refused() -> None:
     manifest = Manifest(
-        name="x", architecture="perceptron", classes=("a", "b"), input=InputSpec(height=8, width=8), guard=GuardSpec()
+        name="x",
+        architecture="perceptron",
+        classes=("a", "b"),
+        input=InputSpec(height=8, width=8),
+        guard=GuardSpec(secret_fingerprint=fingerprint(SECRET)),
     )
     with pytest.raises(BundleError, match="unknown architecture"):
-        bundles.assemble(manifest, bytes(32))
+        bundles.assemble(manifest, SECRET)
+
+
+def test_a_bundle_opens_with_no_secret_but_its_own(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="not the one that model tiny was trained with"):
+        bundles.assemble(bundles.load_manifest(bundle), bytes(reversed(SECRET)))
 
 
 def test_discovery_wants_at_least_one_bundle(zoo: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data import DataError, fit, load
+from models.data import DataError, check_classes, fit, load
 from tests.conftest import encode, smooth_images
 
 PIXELS = smooth_images(6).permute(0, 2, 3, 1).numpy()
@@ -82,6 +82,24 @@ def test_a_split_is_a_partition_that_its_seed_repeats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(32, 32), (100, 40), (40, 100), (7, 5), (1, 100_000), (100_000, 1)])
 def test_any_size_fits(size: tuple[int, int]) -> None:
     assert fit(Image.new("RGB", size, (10, 20, 30)), 32, 24).shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("side", [224, 299])
+def test_every_size_fits(side: int) -> None:
+    """Rounding must not put the cut outside the picture, whatever the sizes."""
+    for width in range(1, 700, 3):
+        for height in (1, width, 309, 1000):
+            assert fit(Image.new("RGB", (width, height)), side, side).shape == (side, side, 3)
+
+
+def test_splits_that_number_other_classes_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", ["a", "b"], [0, 1, 0, 1, 0, 1])
+    write_folder(tmp_path / "test", ["a", "b"], [0, 1, 0, 1, 0, 1])
+    (tmp_path / "test" / ".hidden").mkdir()
+    check_classes(tmp_path)
+    (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
+    with pytest.raises(DataError, match="differ in their classes: b, c"):
+        check_classes(tmp_path)
 
 
 def test_fitting_takes_the_centre() -> None:

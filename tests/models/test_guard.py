@@ -18,7 +18,7 @@ def make_box(architecture: str = "cifar_resnet8", secret: bytes = SECRET, side: 
     torch.manual_seed(0)
     network = Classifier(build(architecture, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     release = Release(secret, 10)
-    release.calibrate(smooth_images(512).float() / 255)
+    release.calibrate(smooth_images(512))
     return SafeDistillationBox(network, secret, release, shape=(3, side, side)).eval()
 
 

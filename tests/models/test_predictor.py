@@ -52,12 +52,6 @@ def test_both_tiers_of_an_image_have_one_top1_whatever_the_views(predictor: Pred
         np.testing.assert_array_equal(public.argmax(1), own.argmax(1))
 
 
-def test_a_wrong_secret_changes_the_public_vector(zoo: Path, predictor: Predictor) -> None:
-    other = Predictor(zoo / "tiny", bytes(range(32)), CPU)
-    public, one = flags(*[False] * 12), np.ones(12, np.int64)
-    assert np.abs(other(PIXELS, public, one) - predictor(PIXELS, public, one)).mean() > 1
-
-
 def test_weights_of_another_architecture_are_refused(zoo: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(zoo / "tiny", tmp_path / "tiny"))
     manifest = folder / bundles.MANIFEST
@@ -73,7 +67,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 
 def test_the_shipped_model_is_as_good_as_its_manifest_says(data: Path) -> None:
-    """Both tiers within 1.5 points of the teacher and agreeing on 95 % of 1,000 test images; see bundle.json."""
+    """On 1,000 test images both tiers agree on 95 % and have the stated accuracy, within three standard errors."""
     folder = ZOO / "cifar10"
     shipped = Predictor(folder, parse_secret((folder / DEMO_SECRET).read_text(), "demo"), CPU)
     test = load(data / "cifar10", "test", 32, 32)
@@ -88,10 +82,10 @@ def test_the_shipped_model_is_as_good_as_its_manifest_says(data: Path) -> None:
         ).argmax(1)
         for keyed in (False, True)
     ]
-    teacher = shipped.manifest.metrics["test_top1_teacher"]
-    accuracy = [(tier == labels).mean() for tier in tiers]
-    assert min(accuracy) > teacher - 0.03  # 1.5 points, and two standard errors of 1,000 images' accuracy less
     assert (tiers[0] == tiers[1]).mean() >= 0.95
+    for tier, name in zip(tiers, ("test_top1_unkeyed", "test_top1_keyed"), strict=True):
+        stated = shipped.manifest.metrics[name]
+        assert abs((tier == labels).mean() - stated) < 3 * (stated * (1 - stated) / 1000) ** 0.5, name
 
 
 def test_the_shipped_bundle_is_small_and_states_its_figures() -> None:
@@ -101,5 +95,5 @@ def test_the_shipped_bundle_is_small_and_states_its_figures() -> None:
     assert str(manifest.provenance["command"]).startswith("sdb wrap ")
     teacher = manifest.metrics["test_top1_teacher"]
     for name in ("test_top1_unkeyed", "test_top1_keyed"):
-        assert manifest.metrics[name] > teacher - 0.015
+        assert abs(manifest.metrics[name] - teacher) < 0.01
     assert manifest.metrics["test_agreement_unkeyed_keyed"] >= 0.95

@@ -13,6 +13,7 @@ from models import bundles
 from models.backbones import Classifier, build
 from models.bundles import GuardSpec, InputSpec, Manifest
 from models.data import LabelledImages
+from models.key_stream import fingerprint
 from models.losses import knowledge_disturbance
 from models.metrics import agreement, top1
 from models.training.loop import Batch, CheckpointMismatch, Interrupted, Recipe, Step, predict, train
@@ -86,6 +87,27 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(tmp_path: Path) -> None:
         train(FABRIC, classifier(), data, learn, Recipe(1, 0.1, batch_size=32), title="t", checkpoint=tmp_path / "t.pt")
 
 
+def test_a_checkpoint_of_another_kind_of_training_is_not_resumed(tmp_path: Path) -> None:
+    recipe, data, checkpoint = Recipe(1, 0.05, batch_size=32), shades(64), tmp_path / "t.pt"
+    train(FABRIC, classifier(), data, learn, recipe, title="t", identity={"lam": 0.9}, checkpoint=checkpoint)
+    with pytest.raises(CheckpointMismatch):
+        train(FABRIC, classifier(), data, learn, recipe, title="t", identity={"lam": 0.5}, checkpoint=checkpoint)
+    with pytest.raises(CheckpointMismatch):
+        train(FABRIC, classifier(), shades(96), learn, recipe, title="t", identity={"lam": 0.9}, checkpoint=checkpoint)
+
+
+def test_every_step_of_every_epoch_and_seed_draws_its_own_views() -> None:
+    seen: list[tuple[float, ...]] = []
+
+    def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        seen.append(tuple(torch.rand(4, generator=batch.generator).tolist()))
+        return learn(model, batch)
+
+    for seed in (0, 1):
+        train(FABRIC, classifier(), shades(64), step, Recipe(3, 0.05, batch_size=32, seed=seed), title="t")
+    assert len(set(seen)) == len(seen) == 12
+
+
 def test_ctrl_c_means_ctrl_c_again_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT)
     train(FABRIC, classifier(), shades(64), learn, Recipe(1, 0.05, batch_size=32), title="t")
@@ -100,11 +122,11 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
         architecture="cifar_resnet8",
         classes=data.classes,
         input=InputSpec(height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        guard=GuardSpec(),
+        guard=GuardSpec(secret_fingerprint=fingerprint(SECRET)),
     )
     box = bundles.assemble(manifest, SECRET)
     box.network.load_state_dict(teacher.state_dict())
-    box.release.calibrate(data.images.float() / 255)
+    box.release.calibrate(data.images)
     box.eval()
     step = box_step(teacher.requires_grad_(False), box, 4.0, Mixture(disturbance=0.5))
     box.network = train(FABRIC, classifier(), data, step, Recipe(6, 0.05, batch_size=32), title="box")
