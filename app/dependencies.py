@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 
 from app.pipeline import Services
 from keys.errors import InvalidCredential, MissingScope
@@ -19,7 +20,12 @@ def _services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(_services)]
 
 
-async def _presented(request: Request, services: ServicesDep) -> Caller | None:
+# For the OpenAPI document alone: `_presented` judges the header itself, since a bad one must never count as none.
+DOCUMENTED = HTTPBearer(auto_error=False, description="API key, or access token from /oauth2/token")
+Documented = Annotated[object, Depends(DOCUMENTED)]
+
+
+async def _presented(request: Request, services: ServicesDep, _: Documented) -> Caller | None:
     """The caller behind the Authorization header, None without one; a header that is not valid is refused."""
     headers = request.headers.getlist("authorization")
     if not headers:

@@ -1,4 +1,4 @@
-"""Log lines for people or for machines; never a credential in either."""
+"""Log lines for people or for machines. Credentials never reach a logger: no caller passes one."""
 
 import logging
 import sys

@@ -77,7 +77,6 @@ async def _decode(services: Services, model: HostedModel, encoded: Sequence[byte
         raise InvalidRequest("the request holds no image, or an empty one")
     if len(encoded) > limit:
         raise InvalidRequest(f"at most {limit} images are accepted in one request")
-
     if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
         raise Overloaded("too many requests wait for their images to be decoded")
 

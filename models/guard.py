@@ -4,7 +4,8 @@ Knows tensors; the secret comes in as bytes and never enters the weights. The pa
 who owns the key κ mixes it in. A server can check the right itself, so here every row is embedded and runs through
 the network's keyed pass, and one boolean per row says what may leave: the keyed row as it is, any other row through
 the release stage. Both tiers therefore share one forward pass and one top-1. Who steals the weights without the
-secret holds `without_key` only: the un-keyed network, trained to answer right and to teach wrong.
+secret holds `without_key` only: the un-keyed network, trained to answer right and to teach less (docs/model.md says
+how much less).
 """
 
 import torch

@@ -525,6 +525,17 @@ async def test_no_declared_character_set_breaks_a_form(api: Api, photo: bytes) -
         assert response.status_code in {200, 400}, (charset, response.text)
 
 
+async def test_the_images_of_a_request_share_a_limit_of_pixels(settings: Settings) -> None:
+    """A bomb in many small pieces is a bomb; four times one image's limit is what a request may unfold to."""
+    app = create_app(settings.model_copy(update={"max_image_pixels": 64 * 64}))
+    piece = encode(np.zeros((64, 64, 3), np.uint8))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
+            assert (await client.post(PREDICT, files=as_form(*[piece] * 4))).status_code == 200
+            assert_refused(await client.post(PREDICT, files=as_form(*[piece] * 5)), 422, "undecodable-image")
+
+
 async def test_a_body_over_the_limit_is_refused_by_every_door(api: Api, settings: Settings) -> None:
     large = b"\x89PNG\r\n\x1a\n" + b"x" * settings.max_body_bytes
     requests: list[Request] = [

@@ -102,6 +102,7 @@ def test_callers_that_hang_up_leave_nothing_behind(server: Server, photo: bytes)
     answer = predict(server, photo, key["api_key"])
     assert answer.status_code == 200
     assert answer.elapsed.total_seconds() < 10
+    assert (1000 - answer.json()["budget"]["remaining"] - 1) % 20 == 0, "each request was charged whole or not at all"
 
 
 def test_a_server_that_cannot_start_says_why_in_one_line(server: Server, zoo: Path, tmp_path: Path) -> None:
