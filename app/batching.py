@@ -4,7 +4,6 @@ Knows items and results; knows no image, no model and no HTTP.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,8 +101,7 @@ class Batcher(Generic[In, Out]):
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-                    with contextlib.suppress(Exception):
-                        future.exception()  # seen, even if its caller has gone
+                    future.exception()  # seen, even if its caller has gone
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():

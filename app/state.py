@@ -12,7 +12,16 @@ from pathlib import Path
 from app.settings import Settings
 from keys.embedded import EmbeddedStore
 from keys.errors import ConfigurationError
-from keys.material import SECRET_BYTES, Keyring, Vault, new_api_key, parse_secret, to_text, write_private
+from keys.material import (
+    SECRET_BYTES,
+    Keyring,
+    Vault,
+    load_or_create,
+    new_api_key,
+    parse_secret,
+    to_text,
+    write_private,
+)
 from keys.records import KeyGrant
 from keys.service import KeyService
 from keys.store import KeyStore, connect
@@ -117,9 +126,7 @@ def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str) 
 def new_demo_secret(bundle: Path) -> bytes:
     """Make a public secret beside the bundle, or read the one that is there."""
     path = bundle / DEMO_SECRET
-    if not path.exists():
-        write_private(path, (to_text(secrets.token_bytes(SECRET_BYTES)) + "\n").encode())
-    return parse_secret(path.read_text(), str(path))
+    return parse_secret(load_or_create(path, lambda: to_text(secrets.token_bytes(SECRET_BYTES))), str(path))
 
 
 def _context(model: str) -> str:
