@@ -1,6 +1,7 @@
 """The README's requests work as pasted, in the order they stand there."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     running.process.wait()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_first_requests_work_as_pasted(server: Server, tmp_path: Path) -> None:
     section = (ROOT / "README.md").read_text().partition("## First request")[2]
     found = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
