@@ -46,6 +46,8 @@ def main() -> None:
         app()
     except (ConfigurationError, KeyServiceError, RequestError, SettingsError) as error:
         sys.exit(f"sdb: {error}")
+    except ValidationError as error:
+        sys.exit(f"sdb: {explain(error.errors())}")
     except Exception as error:
         sys.exit(_explained(error))
 
@@ -64,9 +66,6 @@ def _explained(error: Exception) -> int:
     if isinstance(error, Interrupted):
         sys.stderr.write(f"sdb: {error}; the same command goes on from there\n")
         return 130
-    if isinstance(error, ValidationError):
-        sys.stderr.write(f"sdb: {explain(error.errors())}\n")
-        return 1
     if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError):
         sys.stderr.write(f"sdb: {error}\n")
         return 1

@@ -6,8 +6,8 @@ validation split is for looking at, nothing is chosen by it. A fine-tuned teache
 
 import copy
 import hashlib
-import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,10 @@ from models.metrics import top1
 from models.release import FEWEST_IMAGES
 from models.training.figures import averaged, figures
 from models.training.loop import Batch, Recipe, Step, predict, train
-from models.views import fixed_view, random_views
+from models.views import random_views
 
 CALIBRATION_IMAGES = 8192
+TAUGHT_VIEWS = 2  # the box learns the teacher's mean over an image and its mirror
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     Raises:
         DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
     """
-    spec, device, views = plan.input, fabric.device, plan.guard.views
+    spec, device, views, facts = plan.input, fabric.device, plan.guard.views, _facts(plan)
     check_classes(plan.data)
     everything = load(plan.data, "train", spec.height, spec.width)
     training, held_out = everything.split(plan.held_out or min(len(everything) // 10, 5000), plan.recipe.seed)
@@ -82,10 +83,15 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         classes=training.classes,
         input=spec,
         guard=plan.guard,
-        provenance=_provenance(plan, device),
+        provenance={
+            "command": plan.command,
+            **{name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")},
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        },
     )
     box = bundles.assemble(manifest, secret)
-    teacher = _teacher(plan, fabric, training, held_out, work)
+    teacher = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
     box.network.load_state_dict(teacher.state_dict())
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
@@ -102,7 +108,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         box_step(teacher, frozen, plan.guard.temperature, plan.mixture),
         plan.recipe,
         title="box",
-        identity=_identity(plan, *_facts(plan)),
+        identity=facts,
         checkpoint=work / "box.pt",
         validate=validate,
     )
@@ -115,15 +121,9 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
 
 
-def _identity(plan: Plan, *names: str) -> dict[str, object]:
-    """Those facts but the command as text, for a checkpoint to be recognised by."""
-    facts = _facts(plan)
-    return {name: json.dumps(facts[name], sort_keys=True) for name in names if name != "command"}
-
-
 def _facts(plan: Plan) -> dict[str, object]:
+    """What decides the training beside the pictures themselves: a checkpoint is recognised by it."""
     return {
-        "command": plan.command,
         "architecture": plan.architecture,
         "data": plan.data.name,
         "teacher": None if plan.teacher_recipe is None else asdict(plan.teacher_recipe),
@@ -135,16 +135,15 @@ def _facts(plan: Plan) -> dict[str, object]:
     }
 
 
-def _provenance(plan: Plan, device: torch.device) -> dict[str, object]:
-    facts = _facts(plan)
-    return {
-        **{name: facts[name] for name in ("command", "teacher", "box", "mixture", "weights_sha256")},
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-    }
-
-
-def _teacher(plan: Plan, fabric: Fabric, training: LabelledImages, held_out: LabelledImages, work: Path) -> Classifier:
+def _teacher(
+    plan: Plan,
+    facts: Mapping[str, object],
+    fabric: Fabric,
+    *,
+    training: LabelledImages,
+    held_out: LabelledImages,
+    work: Path,
+) -> Classifier:
     spec = plan.input
     backbone = build(plan.architecture, len(training.classes))
     try:
@@ -168,7 +167,7 @@ def _teacher(plan: Plan, fabric: Fabric, training: LabelledImages, held_out: Lab
             step,
             plan.teacher_recipe,
             title="teacher",
-            identity=_identity(plan, "architecture", "data", "input", "weights_sha256"),
+            identity={name: facts[name] for name in ("architecture", "data", "input", "weights_sha256")},
             checkpoint=work / "teacher.pt",
             validate=validate,
         )
@@ -187,7 +186,7 @@ def box_step(teacher: nn.Module, box: SafeDistillationBox, temperature: float, m
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, labels = random_views(batch.images, batch.generator), batch.labels
         with torch.no_grad():
-            soft = losses.knowledge_augmentation(torch.stack([teacher(fixed_view(images, n)) for n in (0, 1)]))
+            soft = averaged(teacher, TAUGHT_VIEWS, images)
             disturbed = box.release(images, F.one_hot(labels, soft.shape[1]).to(soft.dtype))
         negatives = round(mixture.wrong_keys * len(images))
         wrong = torch.rand(negatives, *images.shape[1:], generator=batch.generator).to(images.device)

@@ -308,11 +308,17 @@ async def test_a_charge_that_was_given_back_cannot_be_settled(store: KeyStore, c
     assert await remaining(store, record) == 0
 
 
-async def test_an_expired_hold_counts_as_given_back_without_a_further_charge(store: KeyStore, client: Redis) -> None:
+async def insert_with_holds(store: KeyStore, client: Redis) -> KeyRecord:
+    """A key with a budget of 10: 6 held until just now, 3 held for a minute."""
     record = await insert(store, 10)
     await charge_by_script(client, record, 6, "late:6", 1)
     await charge_by_script(client, record, 3, "live:3", 60_000)
     await asyncio.sleep(0.02)
+    return record
+
+
+async def test_an_expired_hold_counts_as_given_back_without_a_further_charge(store: KeyStore, client: Redis) -> None:
+    record = await insert_with_holds(store, client)
     assert await remaining(store, record) == 7
     assert [key.budget.remaining for key in await store.page(None, 10)] == [7]
 
@@ -325,10 +331,7 @@ async def test_a_charge_asked_for_again_with_its_member_is_charged_once(store: K
 
 
 async def test_an_expired_hold_is_given_back_by_the_next_charge_and_only_once(store: KeyStore, client: Redis) -> None:
-    record = await insert(store, 10)
-    await charge_by_script(client, record, 6, "late:6", 1)
-    await charge_by_script(client, record, 3, "live:3", 60_000)
-    await asyncio.sleep(0.02)
+    record = await insert_with_holds(store, client)
     assert (await store.charge(record, 7)).budget.remaining == 0
     await store.release(Hold(record.id, "late:6", 6, record.budget))
     assert await remaining(store, record) == 0
