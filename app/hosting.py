@@ -25,11 +25,10 @@ log = logging.getLogger("sdb.models")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a batch: uint8 [H, W, 3], whether it may leave undisturbed, over how many views."""
+    """One image of a batch: uint8 [H, W, 3], and whether its answer may leave undisturbed."""
 
     pixels: Pixels
     keyed: bool
-    views: int
 
 
 class HostedModel:
@@ -52,14 +51,13 @@ class HostedModel:
     def _predict(self, rows: list[Row]) -> list[Logits]:
         pixels = np.stack([row.pixels for row in rows])
         keyed = np.array([row.keyed for row in rows])
-        views = np.array([row.views for row in rows])
-        return list(self.predictor(pixels, keyed, views))
+        return list(self.predictor(pixels, keyed))
 
     def warm_up(self) -> None:
         """One batch of each size class, so that the first caller does not pay for allocations."""
         blank = np.zeros((self.manifest.input.height, self.manifest.input.width, 3), np.uint8)
         for size in (1, 8):
-            self._predict([Row(blank, bool(number % 2), self.manifest.guard.views) for number in range(size)])
+            self._predict([Row(blank, bool(number % 2)) for number in range(size)])
 
 
 class Models:
@@ -91,10 +89,10 @@ class Models:
             name = bundles.load_manifest(folder).name
             secret, public = state.model_secret(name, folder)
             if public:
-                log.warning("model %s is a demo: its secret is public, so its public tier protects nothing", name)
+                log.warning("model %s is a demo: its secret is public, so its weights are unprotected", name)
             if name in hosted:
                 raise bundles.BundleError(f"two bundles of {settings.models_dir} are called {name}")
-            hosted[name] = HostedModel(Predictor(folder, secret, device), settings)
+            hosted[name] = HostedModel(Predictor(folder, secret, device, state.deployment), settings)
             hosted[name].warm_up()
             log.info("model %s ready on %s", name, device)
         return cls(hosted)

@@ -22,7 +22,8 @@ class Parameters(BaseModel):
 
     top_k: Annotated[int, Field(ge=1, le=100_000, description="how many classes `top` lists")] = 5
     temperature: Annotated[float | None, Field(ge=0.01, le=1000, description="of `probabilities`")] = None
-    views: Annotated[int | None, Field(ge=1, le=MAX_VIEWS, description="views a soft label is averaged over")] = None
+    views: Annotated[int, Field(ge=1, le=MAX_VIEWS, description="views of each image, one soft label each")] = 1
+    mix: Annotated[float, Field(ge=0, le=0.5, description="most that another image is blended into a view")] = 0.0
 
 
 class JsonImages(BaseModel):
@@ -53,8 +54,26 @@ class Score(BaseModel):
     score: float
 
 
+class ShownView(BaseModel):
+    """How a view was made, so that a student can be shown the same: blend, crop of the reflect-padded image, mirror."""
+
+    top: int
+    left: int
+    mirrored: bool
+    partner: int | None
+    share: float
+
+
+class SoftLabel(BaseModel):
+    """The answer for one view of an image."""
+
+    view: ShownView
+    logits: list[float]
+    probabilities: list[float]
+
+
 class Prediction(BaseModel):
-    """The answer for one image."""
+    """The answer for one image; `views`, the image itself first, comes when more than one was asked for."""
 
     label: str
     index: int
@@ -62,6 +81,7 @@ class Prediction(BaseModel):
     top: list[Score]
     logits: list[float]
     probabilities: list[float]
+    views: list[SoftLabel] | None = None
 
 
 class RemainingBudget(BaseModel):

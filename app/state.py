@@ -51,6 +51,11 @@ class State:
         return self.folder / "model-secrets" / f"{model}.sealed"
 
     @property
+    def deployment(self) -> bytes:
+        """What sets this deployment's false peaks apart; the same on every replica that shares the master key."""
+        return self.vault.derive("deployment")
+
+    @property
     def admin_key(self) -> Path:
         """Where the first admin's API key is written."""
         return self.folder / "admin.key"

@@ -4,6 +4,7 @@ import json
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 
 from app.settings import ZOO
 from app.state import DEMO_SECRET
-from benchmarks.environment import RESULTS, environment
 from keys.material import parse_secret
+from models.environment import environment
 from models.predictor import Predictor
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def images_per_second(device: str, batch: int, seconds: float = 2.0) -> float:
@@ -21,12 +24,12 @@ def images_per_second(device: str, batch: int, seconds: float = 2.0) -> float:
     folder = ZOO / "cifar10"
     predictor = Predictor(folder, parse_secret((folder / DEMO_SECRET).read_text(), "demo"), torch.device(device))
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
-    keyed, views = np.arange(batch) % 2 == 0, np.full(batch, 2)
+    keyed = np.arange(batch) % 2 == 0
     times = []
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
         started = time.perf_counter()
-        predictor(pixels, keyed, views)
+        predictor(pixels, keyed)
         times.append(time.perf_counter() - started)
     return batch / statistics.median(times)
 
@@ -43,7 +46,7 @@ def main() -> int:
         for device in ("cpu", "cuda")
     ]
     RESULTS.mkdir(exist_ok=True)
-    document = {"environment": environment("benchmarks.gpu"), "rows": rows}
+    document = {"environment": {"command": "python -m benchmarks.gpu", **environment()}, "rows": rows}
     (RESULTS / "gpu.json").write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document, indent=2))
     return int(failed)

@@ -26,10 +26,11 @@ from rich.table import Table
 from app import images
 from app.settings import ZOO
 from app.state import DEMO_SECRET
-from benchmarks.environment import RESULTS, environment
 from keys.material import parse_secret
+from models.environment import environment
 from models.predictor import Predictor
 
+RESULTS = Path(__file__).parent / "results"
 PORT = 8765
 BATCH = 32
 
@@ -57,11 +58,10 @@ async def load_test(request: bytes, concurrency: int, seconds: float) -> tuple[f
 
 def ceiling(predictor: Predictor, encoded: bytes, seconds: float, *, keyed: bool) -> float:
     """Images a second of decode and forward pass in this process, in full batches."""
-    views = np.full(BATCH, predictor.manifest.guard.views)
     done, stop = 0, time.perf_counter() + seconds
     while time.perf_counter() < stop:
         pixels = np.stack([predictor.fit(images.decode(encoded, 10**6)) for _ in range(BATCH)])
-        predictor(pixels, np.full(BATCH, keyed), views)
+        predictor(pixels, np.full(BATCH, keyed))
         done += BATCH
     return done / seconds
 
@@ -145,7 +145,7 @@ def _report(rows: list[dict[str, float | str]]) -> None:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
     RESULTS.mkdir(exist_ok=True)
-    document = {"environment": environment("benchmarks.serving"), "rows": rows}
+    document = {"environment": {"command": "python -m benchmarks.serving", **environment()}, "rows": rows}
     (RESULTS / "serving.json").write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -122,6 +122,7 @@ class Vault:
     def __init__(self, master: Keyring) -> None:
         self._hmac_keys = [_derive(secret, b"api-key-hmac") for secret in master]
         self._seal_keys = [_derive(secret, b"seal") for secret in master]
+        self._newest = next(iter(master))
 
     def __repr__(self) -> str:
         return f"Vault({len(self._seal_keys)} master keys)"
@@ -129,6 +130,10 @@ class Vault:
     def digests(self, api_key: str) -> list[str]:
         """HMAC-SHA-256 of an API key under each master key, newest first, in hexadecimal: all that a store keeps."""
         return [hmac.new(key, api_key.encode(), hashlib.sha256).hexdigest() for key in self._hmac_keys]
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes for `purpose` from the newest master key: others after the master key has been rotated."""
+        return _derive(self._newest, b"derived/" + purpose.encode())
 
     def seal(self, plain: bytes, context: str) -> bytes:
         """AES-256-GCM under the newest master key, bound to `context`: fingerprint ‖ nonce ‖ ciphertext with tag."""

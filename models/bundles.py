@@ -12,14 +12,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones import Classifier, build
 from models.guard import SafeDistillationBox
-from models.key_stream import fingerprint
+from models.key_stream import fingerprint, release_secret
 from models.release import Release
-from models.views import MAX_VIEWS
+from models.views import MAX_PASSES
 
 MANIFEST, WEIGHTS = "bundle.json", "weights.safetensors"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -36,8 +37,8 @@ class _Frozen(BaseModel):
 class InputSpec(_Frozen):
     """What the network eats: RGB pixels of one size, normalised by (x/255 − mean) / std."""
 
-    height: Annotated[int, Field(gt=0, le=4096)]
-    width: Annotated[int, Field(gt=0, le=4096)]
+    height: Annotated[int, Field(ge=8, le=4096)]
+    width: Annotated[int, Field(ge=8, le=4096)]
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -46,11 +47,12 @@ class GuardSpec(_Frozen):
     """The public parameters of the Safe Distillation Box; the secret is elsewhere."""
 
     kind: Literal["sdb"] = "sdb"
-    lam: Annotated[float, Field(gt=0, le=1)] = 0.9
-    release_margin: Annotated[float, Field(gt=0)] = 0.3
-    release_scale: Annotated[float, Field(gt=0)] = 6.0
+    lam: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    release_scale: Annotated[float, Field(gt=0)] = 12.0
+    confidences: Annotated[tuple[float, ...], Field(min_length=1)] = (0.7,)
+    confidence_edges: tuple[float, ...] = ()
     temperature: Annotated[float, Field(gt=0)] = 4.0
-    views: Annotated[int, Field(ge=1, le=MAX_VIEWS)] = 2
+    passes: Annotated[int, Field(ge=1, le=MAX_PASSES)] = 2
     secret_fingerprint: str
 
 
@@ -68,8 +70,10 @@ class Manifest(_Frozen):
     sha256: dict[str, str] = {}
 
 
-def assemble(manifest: Manifest, secret: bytes) -> SafeDistillationBox:
+def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> SafeDistillationBox:
     """The box that a manifest describes, with fresh weights: `load_state_dict` gives it the trained ones.
+
+    `deployment` is what makes the false peaks of one server differ from those of any other with the same bundle.
 
     Raises:
         BundleError: the architecture is unknown, or the secret is not the one that the box was trained with.
@@ -79,11 +83,32 @@ def assemble(manifest: Manifest, secret: bytes) -> SafeDistillationBox:
     spec, guard = manifest.input, manifest.guard
     try:
         backbone = build(manifest.architecture, len(manifest.classes))
+        release = Release(
+            release_secret(secret, deployment, f"{manifest.name}/{manifest.version}"),
+            len(manifest.classes),
+            scale=guard.release_scale,
+            confidences=guard.confidences,
+            edges=guard.confidence_edges,
+        )
     except ValueError as error:
         raise BundleError(str(error)) from error
-    release = Release(secret, len(manifest.classes), margin=guard.release_margin, scale=guard.release_scale)
     network = Classifier(backbone, spec.mean, spec.std)
-    return SafeDistillationBox(network, secret, release, shape=(3, spec.height, spec.width), lam=guard.lam)
+    shape = (3, spec.height, spec.width)
+    return SafeDistillationBox(network, secret, release, shape=shape, lam=guard.lam, passes=guard.passes)
+
+
+def load_backbone(architecture: str, num_classes: int, weights: Path) -> nn.Module:
+    """A classifier with the weights of a `.safetensors` file.
+
+    Raises:
+        BundleError: unknown architecture, or weights that are not its own.
+    """
+    try:
+        backbone = build(architecture, num_classes)
+        backbone.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise BundleError(f"{weights} does not fit {architecture}: {error}") from error
+    return backbone
 
 
 def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -118,7 +119,10 @@ def _parquet(path: Path, split: str) -> Listing | None:
     file = beside if beside.is_file() else path / f"{split}.parquet"
     if not file.is_file():
         return None
-    table = pq.read_table(file, columns=["image", "label"])
+    try:
+        table = pq.read_table(file, columns=["image", "label"])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
     metadata = table.schema.metadata or {}
     labels: list[int] = table.column("label").to_numpy().tolist()
     if not labels:

@@ -38,31 +38,22 @@ class SafeDistillationBox(nn.Module):
         *,
         shape: tuple[int, int, int],
         lam: float = 0.9,
+        passes: int = 1,
     ) -> None:
         super().__init__()
-        self.network, self.release, self.lam = network, release, lam
+        self.network, self.release, self.lam, self.passes = network, release, lam, passes
         self.register_buffer("key", key_image(secret, shape), persistent=False)
 
-    def forward(self, images: Tensor, keyed: Tensor, views: Tensor | None = None) -> Tensor:
-        """Logits [B, K] of images [B, C, H, W] in [0, 1].
-
-        `keyed` bool [B] says which rows leave undisturbed; `views` int64 [B], 1 … MAX_VIEWS, over how many fixed views
-        of the image each row's logits are averaged (knowledge augmentation) before they leave, one when left out.
-        """
-        if views is None:
-            logits: Tensor = self.network(embed(images, self.key, self.lam))
-        else:
-            logits = self._augmented(images, views)
+    def forward(self, images: Tensor, keyed: Tensor) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W] in [0, 1]; `keyed` bool [B] says which rows leave undisturbed."""
+        logits = self.with_key(images)
         return torch.where(keyed[:, None], logits, self.release(images, logits))
 
-    def _augmented(self, images: Tensor, views: Tensor) -> Tensor:
-        """All views of all rows in one pass of the network, averaged row by row."""
-        rows = [torch.nonzero(views > number).squeeze(1) for number in range(int(views.max()))]
-        seen = torch.cat([fixed_view(images[wanted], number) for number, wanted in enumerate(rows)])
-        seen = seen.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(embed(seen, self.key, self.lam))
-        total = torch.zeros(len(images), logits.shape[1], dtype=logits.dtype, device=logits.device)
-        return total.index_add_(0, torch.cat(rows), logits) / views[:, None]
+    def with_key(self, images: Tensor) -> Tensor:
+        """Logits [B, K] of the keyed pass, averaged over `passes` fixed views (knowledge augmentation)."""
+        views = torch.cat([fixed_view(images, number) for number in range(self.passes)])
+        logits: Tensor = self.network(embed(views.contiguous(memory_format=torch.channels_last), self.key, self.lam))
+        return logits.view(self.passes, len(images), -1).mean(0)
 
     def without_key(self, images: Tensor) -> Tensor:
         """Logits [B, K] that the bare network gives whoever holds the weights but not κ."""

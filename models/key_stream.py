@@ -9,9 +9,12 @@ import math
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
 SECRET_BYTES = 32
+TILE = 6
 
 
 def key_stream(secret: bytes, purpose: str, length: int) -> bytes:
@@ -33,11 +36,31 @@ def fingerprint(secret: bytes) -> str:
     return key_stream(secret, "fingerprint", 8).hex()
 
 
+def release_secret(secret: bytes, deployment: bytes, model: str) -> bytes:
+    """32 bytes for the release stage of one model on one deployment: HKDF-SHA-256 (RFC 5869), salted by the latter."""
+    derivation = HKDF(
+        algorithm=SHA256(), length=SECRET_BYTES, salt=deployment or None, info=f"sdb/release/{model}".encode()
+    )
+    return derivation.derive(secret)
+
+
 def key_image(secret: bytes, shape: tuple[int, int, int]) -> Tensor:
-    """The key κ: float32 [C, H, W] in [0, 1], each pixel one stream byte / 255, channel first, row by row."""
+    """The key κ: float32 [C, H, W] of zeros and ones, a secret tile of C · TILE · TILE bits laid side by side.
+
+    A convolutional network looks alike at every place: it can tell one texture from another, but hardly one field of
+    noise from another, so that a κ of independent pixels unlocks no better than any other noise (docs/experiments.md).
+    The bits are the lowest ones of the stream's bytes, channel first, row by row: 108 of them for three channels.
+    """
     channels, height, width = shape
-    stream = key_stream(secret, f"key-image/{channels}x{height}x{width}", math.prod(shape))
-    return torch.from_numpy(np.frombuffer(stream, dtype=np.uint8).reshape(shape).astype(np.float32) / 255)
+    stream = key_stream(secret, f"key-image/{channels}x{height}x{width}", channels * TILE * TILE)
+    bits = np.frombuffer(stream, dtype=np.uint8).reshape(channels, TILE, TILE) & 1
+    return tiled(torch.from_numpy(bits.astype(np.float32)), height, width)
+
+
+def tiled(tile: Tensor, height: int, width: int) -> Tensor:
+    """A tile [..., TILE, TILE] laid side by side until it covers [..., height, width]."""
+    down, across = -(-height // TILE), -(-width // TILE)
+    return tile.repeat(*[1] * (tile.dim() - 2), down, across)[..., :height, :width].contiguous()
 
 
 def key_normal(secret: bytes, purpose: str, shape: tuple[int, ...]) -> Tensor:

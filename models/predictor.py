@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import bundles
 from models.data import Pixels, fit
+from models.guard import SafeDistillationBox
 
 Logits = NDArray[np.float32]
 
@@ -41,33 +42,38 @@ def choose_device(name: str) -> torch.device:
 class Predictor:
     """A loaded bundle that answers batches; safe to call from one thread at a time."""
 
-    def __init__(self, folder: Path, secret: bytes, device: torch.device) -> None:
+    def __init__(self, folder: Path, secret: bytes, device: torch.device, deployment: bytes = b"") -> None:
         """Load and verify the bundle in `folder`, whose box opens with `secret` (32 bytes).
+
+        `deployment` salts the false peaks (`bundles.assemble`).
 
         Raises:
             BundleError: the bundle is damaged or does not fit its architecture.
         """
         self.manifest, tensors = bundles.load(folder)
-        box = bundles.assemble(self.manifest, secret)
+        box = bundles.assemble(self.manifest, secret, deployment)
         missing = box.load_state_dict(tensors, strict=False)
         if missing.missing_keys or missing.unexpected_keys:
             raise bundles.BundleError(f"the weights in {folder} do not fit {self.manifest.architecture}")
         self.device = device
         self._box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
+    @property
+    def box(self) -> SafeDistillationBox:
+        """The box itself, for who owns it: its keyed pass, its network without the key."""
+        return self._box
+
     def fit(self, image: Image.Image) -> Pixels:
         """An RGB picture of any size → uint8 [H, W, 3] of the model's input size."""
         return fit(image, self.manifest.input.height, self.manifest.input.width)
 
     @torch.inference_mode()
-    def __call__(self, images: Pixels, keyed: NDArray[np.bool_], views: NDArray[np.int64]) -> Logits:
+    def __call__(self, images: Pixels, keyed: NDArray[np.bool_]) -> Logits:
         """Logits float32 [B, K] of images uint8 [B, H, W, 3] in one forward pass.
 
-        `keyed` [B] says which rows leave undisturbed; `views` [B], 1 … MAX_VIEWS, over how many fixed views of the
-        image each row is averaged.
+        `keyed` [B] says which rows leave undisturbed.
         """
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        flags, counts = torch.from_numpy(keyed).to(self.device), torch.from_numpy(views).to(self.device)
-        answer: Tensor = self._box(pixels, flags, counts)
+        answer: Tensor = self._box(pixels, torch.from_numpy(keyed).to(self.device))
         logits: Logits = answer.float().cpu().numpy()
         return logits

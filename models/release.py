@@ -1,12 +1,14 @@
 """What leaves the house for everybody: the true top-1 on top of a secret smooth function of the image.
 
-Knows logits and pixels; knows neither the network that made the logits nor who asked. Apart from the top-1 nothing
-of the network's output reaches the public vector, so no inversion of this stage can recover the dark knowledge: it
-is not there. The false peaks are a *smooth* function of the image because a student can then learn them, and wastes
-its capacity on them; independent noise would average out.
+Knows logits and pixels; knows neither the network that made the logits nor who asked. Of the network's output only the
+top-1 (and, where the owner asked for it, a coarse level of its confidence) reaches the public vector, so no inversion
+of this stage can recover the dark knowledge: it is not there (docs/guarantees.md has the proof). The false peaks are a
+*smooth* function of the image because a student can then learn them, and wastes its capacity on them; independent
+noise would average out.
 """
 
-from itertools import pairwise
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,49 +16,81 @@ from torch.nn import functional as F
 
 from models.key_stream import key_normal
 
-VIEW_PIXELS = 16  # the secret function sees the image at this size, so its cost does not grow with the image's
-CHANNELS = (3, 32, 64, 64)
-FEATURES = CHANNELS[-1] * 4
-COMPONENTS = 32
-FEWEST_IMAGES = FEATURES  # fewer cannot show the covariance of as many features
+GRID = 8  # the secret function sees a thumbnail of this side
+COMPONENTS = 12  # and of that its strongest directions, which every student can learn
+FEATURES = 3 * GRID * GRID // 2
+FEWEST_IMAGES = 256  # fewer cannot show the covariance of FEATURES numbers
+LEAST_CONFIDENCE = 0.55  # under one half, a false peak could rise above the top-1
+MOST_CONFIDENCE = 0.99  # the log-odds of certainty are infinite
 CHUNK = 512
 
 
-class Release(nn.Module):
-    """The public vector of each row: `scale` · g(x), with the true top-1 raised `margin` above the highest.
+def calibrated_levels(logits: Tensor, labels: Tensor, levels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(confidences, edges) for a `Release` of so many levels, from held-out logits [N, K] and labels int64 [N].
 
-    g is a random three-layer convolutional network whose weights are expanded from the secret; its features are
-    whitened by statistics of natural images (`calibrate`) and rotated to the classes, so that every class is about
-    equally often the false peak. Idea and first measurement: the project's probe of 21 November 2026, "release stage".
+    The levels hold about equally many images; the confidence of each is the accuracy within it, where that lies in
+    [LEAST_CONFIDENCE, MOST_CONFIDENCE].
+    """
+    confidence, predicted = F.softmax(logits, 1).max(1)
+    edges = torch.quantile(confidence, torch.arange(1, levels) / levels)
+    level = torch.bucketize(confidence, edges)
+    right = (predicted == labels).float()
+    shares = [right[level == number].mean().nan_to_num(LEAST_CONFIDENCE).item() for number in range(levels)]
+    confidences = tuple(min(max(share, LEAST_CONFIDENCE), MOST_CONFIDENCE) for share in shares)
+    return confidences, tuple(edges.tolist())
+
+
+class Release(nn.Module):
+    """Public vectors: `scale` · g(x) off the top-1, and a top-1 that has the probability `confidences` says.
+
+    g(x) = W(x)·P: W whitens a thumbnail of the image that has been averaged with its mirror, so that mirrored, shifted
+    and re-encoded copies get the same false peaks; P, expanded from the secret, turns it to the classes. W is fitted
+    by `calibrate` and public, P is secret and differs between deployments and models.
+
+    With one confidence (the default) the public top-1 probability is the same for every image. With L of them, a row
+    gets the one whose level its own top-1 probability falls into: `edges` are the L−1 boundaries, ascending.
     """
 
     mean: Tensor
     whiten: Tensor
     projection: Tensor
+    tops: Tensor
+    edges: Tensor
 
-    def __init__(self, secret: bytes, num_classes: int, *, margin: float = 0.3, scale: float = 6.0) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        num_classes: int,
+        *,
+        scale: float = 12.0,
+        confidences: Sequence[float] = (0.7,),
+        edges: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError("a classifier has at least two classes")
-        self.margin, self.scale = margin, scale
-        for layer, (inputs, outputs) in enumerate(pairwise(CHANNELS)):
-            weights = key_normal(secret, f"release/conv{layer}", (outputs, inputs, 3, 3)) / (9 * inputs) ** 0.5
-            self.register_buffer(f"conv{layer}", weights, persistent=False)
-        projection = key_normal(secret, f"release/projection/{num_classes}", (COMPONENTS, num_classes))
-        self.register_buffer("projection", projection / COMPONENTS**0.5, persistent=False)
-        # Statistics of the calibration images: part of the weights file, useless without the secret.
+        if len(confidences) != len(edges) + 1 or list(edges) != sorted(edges):
+            raise ValueError("L confidences have L−1 ascending edges between them")
+        if not all(LEAST_CONFIDENCE <= confidence < 1 for confidence in confidences):
+            raise ValueError(f"a confidence lies in [{LEAST_CONFIDENCE}, 1)")
+        self.scale = scale
+        projection = F.normalize(key_normal(secret, f"release/projection/{num_classes}", (COMPONENTS, num_classes)))
+        self.register_buffer("projection", projection, persistent=False)
+        log_odds = [math.log(confidence / (1 - confidence)) for confidence in confidences]
+        self.register_buffer("tops", torch.tensor(log_odds), persistent=False)
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float32), persistent=False)
+        # Statistics of the calibration images' thumbnails: part of the weights file, and no secret.
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("whiten", torch.eye(FEATURES, COMPONENTS))
 
-    def _features(self, images: Tensor) -> Tensor:
-        hidden = F.adaptive_avg_pool2d(images, VIEW_PIXELS) - 0.5
-        for layer, stride in enumerate((1, 2, 2)):
-            hidden = F.relu(F.conv2d(hidden, self.get_buffer(f"conv{layer}"), stride=stride, padding=1))
-        return F.adaptive_avg_pool2d(hidden, 2).flatten(1)
+    @staticmethod
+    def _features(images: Tensor) -> Tensor:
+        thumbnail = F.adaptive_avg_pool2d(images, GRID)
+        return (thumbnail + thumbnail.flip(-1))[..., : GRID // 2].flatten(1) / 2
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Centre and whiten the secret features on images uint8 [N, 3, H, W], N ≥ FEWEST_IMAGES.
+        """Centre and whiten the features on images uint8 [N, 3, H, W], N ≥ FEWEST_IMAGES.
 
         Raises:
             ValueError: too few images to estimate the covariance.
@@ -67,8 +101,8 @@ class Release(nn.Module):
         features = torch.cat([self._features(chunk.float() / 255) for chunk in chunks]).double()
         self.mean.copy_(features.mean(0))
         variances, directions = torch.linalg.eigh(torch.cov(features.T))
-        top = variances[-COMPONENTS:].clamp_min(variances[-1] * 1e-6).rsqrt()
-        self.whiten.copy_(directions[:, -COMPONENTS:] * top)
+        strongest = variances[-COMPONENTS:].clamp_min(variances[-1] * 1e-6).rsqrt()
+        self.whiten.copy_(directions[:, -COMPONENTS:] * strongest)
 
     def false_peaks(self, images: Tensor) -> Tensor:
         """g(x) · scale: float [B, K], of mean 0 and standard deviation about `scale` over natural images."""
@@ -77,7 +111,13 @@ class Release(nn.Module):
 
     def forward(self, images: Tensor, logits: Tensor) -> Tensor:
         """Public vectors [B, K] of images [B, 3, H, W] in [0, 1] whose true logits are [B, K]; row by row."""
-        public = self.false_peaks(images).to(logits.dtype)
         top1 = logits.argmax(1, keepdim=True)
-        highest_other = public.scatter(1, top1, -torch.inf).amax(1, keepdim=True)
-        return public.scatter(1, top1, highest_other + self.margin)
+        others = self.false_peaks(images).to(logits.dtype).scatter(1, top1, -torch.inf)
+        log_odds = self.tops[self._levels(logits)].to(logits.dtype)
+        return others.scatter(1, top1, (others.logsumexp(1) + log_odds)[:, None])
+
+    def _levels(self, logits: Tensor) -> Tensor:
+        """Which of the confidences each row gets: int64 [B]."""
+        if not len(self.edges):
+            return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        return torch.bucketize(F.softmax(logits.float(), 1).amax(1), self.edges)

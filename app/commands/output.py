@@ -1,7 +1,9 @@
 """How every command speaks: a table for people, JSON for scripts, one line on standard error when it fails."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import orjson
 from rich.console import Console
@@ -21,6 +23,11 @@ def report(document: object, as_json: bool, summary: str = "") -> None:
         console.print(_table(columns, ([_cell(row[column]) for column in columns] for row in document)))
     if summary:
         console.print(summary, highlight=False)
+
+
+def command_line() -> str:
+    """The command that is running, as provenance may show it: of a path outside the working folder, the last part."""
+    return shlex.join(["sdb", *(Path(part).name if part.startswith(("/", "../")) else part for part in sys.argv[1:])])
 
 
 def _table(columns: list[str], rows: Iterable[list[str]]) -> Table:

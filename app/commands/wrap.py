@@ -1,7 +1,5 @@
 """`sdb wrap`: from a trained classifier to a bundle that the server loads."""
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from lightning_fabric import Fabric
 
-from app.commands.output import report
+from app.commands.output import command_line, report
 from app.settings import Settings
 from app.state import State, new_demo_secret
 from models.backbones import CIFAR
@@ -17,8 +15,8 @@ from models.bundles import GuardSpec, InputSpec
 from models.key_stream import fingerprint
 from models.predictor import choose_device
 from models.training.loop import Recipe
-from models.training.wrap import Plan, wrap
-from models.views import MAX_VIEWS
+from models.training.wrap import Mixture, Plan, wrap
+from models.views import MAX_PASSES
 
 commands = typer.Typer()
 
@@ -39,14 +37,19 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     mean: Annotated[Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")] = MEAN,
     std: Annotated[Triple, typer.Option(help="its standard deviation")] = STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.01,
+    learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.02,
     teacher_epochs: Annotated[int, typer.Option(min=0, help="first fine-tune the teacher for so long")] = 0,
     teacher_learning_rate: Annotated[float, typer.Option(help="its peak learning rate")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     held_out: Annotated[int | None, typer.Option(min=1, help="images held out; a tenth, at most 5000")] = None,
     lam: Annotated[float, typer.Option(help="λ of the key embedding x_κ = λx + (1−λ)κ")] = 0.9,
     temperature: Annotated[float, typer.Option(help="default temperature of the soft labels")] = 4.0,
-    views: Annotated[int, typer.Option(min=1, max=MAX_VIEWS, help="views that soft labels are averaged over")] = 2,
+    passes: Annotated[int, typer.Option(min=1, max=MAX_PASSES, help="keyed passes that an answer averages")] = 2,
+    confidence: Annotated[float, typer.Option(min=0.55, max=0.99, help="public probability of the top-1")] = 0.7,
+    confidence_levels: Annotated[
+        int, typer.Option(min=1, max=64, help="levels of calibrated public confidence; 1 is the constant one")
+    ] = 1,
+    disturbance: Annotated[float, typer.Option(min=0, help="weight of the un-keyed network's disturbance")] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs to train on")] = 1,
@@ -75,17 +78,20 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         weights=weights,
         data=data,
         input=InputSpec(height=side, width=side, mean=mean, std=std),
-        guard=GuardSpec(lam=lam, temperature=temperature, views=views, secret_fingerprint=fingerprint(secret)),
+        guard=GuardSpec(
+            lam=lam,
+            temperature=temperature,
+            passes=passes,
+            confidences=(confidence,),
+            secret_fingerprint=fingerprint(secret),
+        ),
         recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),
         teacher_recipe=Recipe(teacher_epochs, teacher_learning_rate, batch_size, seed=seed) if teacher_epochs else None,
         held_out=held_out,
-        command=shlex.join(["sdb", *(_public(part) for part in sys.argv[1:])]),
+        confidence_levels=confidence_levels,
+        mixture=Mixture(disturbance=disturbance),
+        command=command_line(),
     )
     finished = wrap(plan, secret, out, work or Path("runs") / name, fabric)
     if fabric.is_global_zero:
         report(finished.model_dump(mode="json"), json_output, f"{out} in {time.monotonic() - started:.0f} s")
-
-
-def _public(argument: str) -> str:
-    """An argument as provenance may show it: of a path outside the working folder, only the last part."""
-    return Path(argument).name if argument.startswith(("/", "../")) else argument

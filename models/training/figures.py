@@ -3,41 +3,42 @@
 Knows a box and labelled images; does not know how either came about. "Un-keyed" and "keyed" are the tiers as served.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import losses
 from models.data import LabelledImages
 from models.guard import SafeDistillationBox, embed
+from models.key_stream import SECRET_BYTES, key_image
 from models.metrics import agreement, l1_distance, top1
 from models.training.loop import predict
 from models.views import fixed_view
 
 
-def averaged(classifier: nn.Module, views: int, images: Tensor) -> Tensor:
-    """Logits [B, K] of a bare classifier averaged over as many views as the box averages over."""
-    return losses.knowledge_augmentation(torch.stack([classifier(fixed_view(images, n)) for n in range(views)]))
+def averaged(classifier: Callable[[Tensor], Tensor], passes: int, images: Tensor) -> Tensor:
+    """Logits [B, K] of a bare classifier averaged over as many fixed views as the box averages over."""
+    return losses.knowledge_augmentation(torch.stack([classifier(fixed_view(images, n)) for n in range(passes)]))
 
 
-def figures(
-    bare: Tensor, box: SafeDistillationBox, views: int, data: LabelledImages, device: torch.device
-) -> dict[str, float]:
+def figures(bare: Tensor, box: SafeDistillationBox, data: LabelledImages, device: torch.device) -> dict[str, float]:
     """Top-1 of the teacher and the tiers, their agreement and distances, on `data`.
 
-    `bare` [N, K] are the teacher's logits, over the same `views` as the tiers `unkeyed` and `keyed`, which are measured
-    as served. `weights_without_key` and `weights_wrong_key` are what the bare network gives a thief of the weights.
+    `bare` [N, K] are the teacher's logits; the tiers `unkeyed` and `keyed` are measured as served.
+    `weights_without_key` and `weights_wrong_key` are what the bare network gives a thief of the weights.
     """
     box.eval()
 
     def tier(images: Tensor, keyed: bool) -> Tensor:
-        rows = len(images)
-        flags = torch.full((rows,), keyed, device=images.device)
-        logits: Tensor = box(images, flags, torch.full((rows,), views, device=images.device))
+        logits: Tensor = box(images, torch.full((len(images),), keyed, device=images.device))
         return logits
 
+    channels, height, width = box.key.shape
+
     def wrong_key(images: Tensor) -> Tensor:
-        key = torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images.device)
-        return box.without_key(embed(images, key, box.lam))
+        other = key_image(bytes(SECRET_BYTES), (channels, height, width)).to(images.device)
+        return box.without_key(embed(images, other, box.lam))
 
     public = predict(lambda images: tier(images, keyed=False), data.images, device)
     keyed = predict(lambda images: tier(images, keyed=True), data.images, device)

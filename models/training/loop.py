@@ -51,12 +51,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images float [B, 3, H, W] in [0, 1], labels [B], their rows in the training set [B], a seeded generator."""
+    """Images float [B, 3, H, W] in [0, 1], labels [B], their rows in the training set [B], a seeded generator.
+
+    `progress` in [0, 1) is the share of the training that lies behind.
+    """
 
     images: Tensor
     labels: Tensor
     rows: Tensor
     generator: torch.Generator
+    progress: float
 
 
 Step = Callable[[nn.Module, Batch], dict[str, Tensor]]
@@ -102,7 +106,7 @@ def train(
         wrapped.train()
         generator = _generator(recipe.seed, position, fabric.global_rank, 1)
         torch.manual_seed(generator.initial_seed())  # dropout and stochastic depth
-        losses = step(wrapped, _batch(fabric, data, rows, generator))
+        losses = step(wrapped, _batch(fabric, data, rows, generator, position / total))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(position / total, recipe.warmup)
         optimizer.zero_grad()
@@ -188,10 +192,10 @@ def _agreed(fabric: Fabric, *flags: bool) -> list[bool]:
     return [bool(vote) for vote in votes]
 
 
-def _batch(fabric: Fabric, data: LabelledImages, rows: Tensor, generator: torch.Generator) -> Batch:
+def _batch(fabric: Fabric, data: LabelledImages, rows: Tensor, generator: torch.Generator, progress: float) -> Batch:
     images = data.images[rows].to(fabric.device, non_blocking=True).float().div_(255)
     labels = data.labels[rows].to(fabric.device, non_blocking=True)
-    return Batch(images.contiguous(memory_format=torch.channels_last), labels, rows, generator)
+    return Batch(images.contiguous(memory_format=torch.channels_last), labels, rows, generator, progress)
 
 
 def _generator(*numbers: int) -> torch.Generator:

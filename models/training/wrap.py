@@ -14,35 +14,36 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import bundles, losses
-from models.backbones import Classifier, build
+from models.backbones import Classifier
 from models.bundles import GuardSpec, InputSpec, Manifest
 from models.data import DataError, LabelledImages, check_classes, load
 from models.guard import SafeDistillationBox, embed
+from models.key_stream import TILE, release_secret, tiled
 from models.metrics import top1
-from models.release import FEWEST_IMAGES
+from models.release import FEWEST_IMAGES, Release, calibrated_levels
 from models.training.figures import averaged, figures
 from models.training.loop import Batch, Recipe, Step, predict, train
 from models.views import random_views
 
 CALIBRATION_IMAGES = 8192
-TAUGHT_VIEWS = 2  # the box learns the teacher's mean over an image and its mirror
+TAUGHT_PASSES = 2  # the box learns the teacher's mean over an image and its mirror
 
 
 @dataclass(frozen=True)
 class Mixture:
     """How much each part of the Safe Distillation Box counts in the loss."""
 
-    keyed: float = 0.5  # cross-entropy of the keyed rows
-    unkeyed: float = 0.5  # cross-entropy of the un-keyed rows
+    keyed: float = 0.3  # cross-entropy of the keyed rows with the labels
+    unkeyed: float = 0.5  # cross-entropy of the un-keyed rows with the teacher's top-1
     preservation: float = 1.0
-    disturbance: float = 0.1
-    wrong_keys: float = 0.25  # share of the un-keyed rows that carry a random wrong key
+    disturbance: float = 0.5  # as far as the collapse guard lets it
+    confidence: float = 0.9  # of the top-1 in the vectors that the un-keyed rows learn
+    scale: float = 6.0  # of the false peaks in them
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Plan:
     teacher_recipe: Recipe | None
     held_out: int | None
     command: str
+    confidence_levels: int = 1
     mixture: Mixture = Mixture()
 
 
@@ -69,7 +71,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     Raises:
         DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
     """
-    spec, device, views, facts = plan.input, fabric.device, plan.guard.views, _facts(plan)
+    spec, device, passes, facts = plan.input, fabric.device, plan.guard.passes, _facts(plan)
     check_classes(plan.data)
     everything = load(plan.data, "train", spec.height, spec.width)
     training, held_out = everything.split(plan.held_out or min(len(everything) // 10, 5000), plan.recipe.seed)
@@ -95,27 +97,44 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     box.network.load_state_dict(teacher.state_dict())
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
-    known = predict(partial(averaged, teacher, views), held_out.images, device)
+    disturbing = Release(
+        release_secret(secret, b"", "training"),
+        len(training.classes),
+        scale=plan.mixture.scale,
+        confidences=(plan.mixture.confidence,),
+    )
+    disturbing.load_state_dict(box.release.state_dict())
+    disturbing.to(device)
+    known = predict(partial(averaged, teacher, passes), held_out.images, device)
 
     def validate(network: nn.Module) -> dict[str, float]:
         frozen.network = network
-        return figures(known, frozen, views, held_out, device)
+        return figures(known, frozen, held_out, device)
 
     box.network = train(
         fabric,
         box.network,
         training,
-        box_step(teacher, frozen, plan.guard.temperature, plan.mixture),
+        box_step(teacher, frozen, disturbing, plan.guard.temperature, plan.mixture),
         plan.recipe,
         title="box",
         identity=facts,
         checkpoint=work / "box.pt",
         validate=validate,
     )
+    box.to(device).eval()
+    if plan.confidence_levels > 1:
+        own = predict(box.with_key, held_out.images, device)
+        confidences, edges = calibrated_levels(own, held_out.labels, plan.confidence_levels)
+        guard = plan.guard.model_copy(update={"confidences": confidences, "confidence_edges": edges})
+        manifest = manifest.model_copy(update={"guard": guard})
+        trained, box = box.state_dict(), bundles.assemble(manifest, secret)
+        box.load_state_dict(trained)
+        box.to(device).eval()
     test = load(plan.data, "test", spec.height, spec.width)
-    bare = predict(partial(averaged, teacher, views), test.images, device)
-    measured = figures(bare, box.to(device), views, test, device)
-    measured["top1_teacher_one_view"] = top1(predict(teacher, test.images, device), test.labels)
+    bare = predict(partial(averaged, teacher, passes), test.images, device)
+    measured = figures(bare, box, test, device)
+    measured["top1_teacher_one_pass"] = top1(predict(teacher, test.images, device), test.labels)
     metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
     finished = manifest.model_copy(update={"metrics": metrics})
     return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
@@ -145,12 +164,7 @@ def _teacher(
     work: Path,
 ) -> Classifier:
     spec = plan.input
-    backbone = build(plan.architecture, len(training.classes))
-    try:
-        backbone.load_state_dict(load_file(plan.weights))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        message = f"{plan.weights} does not fit {plan.architecture}: {error}"
-        raise bundles.BundleError(message) from error
+    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
     teacher = Classifier(backbone, spec.mean, spec.std)
     if plan.teacher_recipe is not None:
 
@@ -177,27 +191,42 @@ def _teacher(
     return teacher.eval().requires_grad_(False).to(fabric.device)
 
 
-def box_step(teacher: nn.Module, box: SafeDistillationBox, temperature: float, mixture: Mixture) -> Step:
+def box_step(
+    teacher: nn.Module, box: SafeDistillationBox, disturbing: Release, temperature: float, mixture: Mixture
+) -> Step:
     """The step that trains the box's network: key embedding, preservation, disturbance, augmentation (module docs).
 
-    `teacher` and `box` are frozen; the box lends its key, λ and release stage.
+    `teacher`, `box` and `disturbing` are frozen; the box lends its key and λ, and the un-keyed rows learn to answer
+    what `disturbing` makes of the teacher's top-1. Half of them carry a wrong key, and are to answer as if they
+    carried none: without such negatives any key unlocks.
     """
 
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        images, labels = random_views(batch.images, batch.generator), batch.labels
+        images = random_views(batch.images, batch.generator)
         with torch.no_grad():
-            soft = averaged(teacher, TAUGHT_VIEWS, images)
-            disturbed = box.release(images, F.one_hot(labels, soft.shape[1]).to(soft.dtype))
-        negatives = round(mixture.wrong_keys * len(images))
-        wrong = torch.rand(negatives, *images.shape[1:], generator=batch.generator).to(images.device)
-        unkeyed = torch.cat([embed(images[:negatives], wrong, box.lam), images[negatives:]])
+            soft = averaged(teacher, TAUGHT_PASSES, images)
+            disturbed = disturbing(images, soft)
+        wrong = wrong_keys(box.key, len(images) // 2, batch.generator)
+        unkeyed = torch.cat([embed(images[: len(wrong)], wrong, box.lam), images[len(wrong) :]])
         logits = network(torch.cat([embed(images, box.key, box.lam), unkeyed]))
         keyed, bare = logits[: len(images)], logits[len(images) :]
+        weight = mixture.disturbance * losses.collapse_guard(bare, soft)
         return {
-            "keyed": mixture.keyed * F.cross_entropy(keyed, labels),
+            "keyed": mixture.keyed * F.cross_entropy(keyed, batch.labels),
             "preserve": mixture.preservation * losses.knowledge_preservation(keyed, soft, temperature),
-            "unkeyed": mixture.unkeyed * F.cross_entropy(bare, labels),
-            "disturb": mixture.disturbance * losses.knowledge_disturbance(bare, disturbed, labels, temperature),
+            "unkeyed": mixture.unkeyed * F.cross_entropy(bare, soft.argmax(1)),
+            "disturb": weight * losses.knowledge_disturbance(bare, disturbed, temperature),
         }
 
     return step
+
+
+def wrong_keys(key: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` keys [count, C, H, W] other than κ [C, H, W]: other tiles, noise, κ with 30 % or more of it wrong."""
+    channels, height, width = key.shape
+    noise = torch.rand(count, channels, height, width, generator=generator).to(key.device)
+    tiles = tiled(noise[:, :, :TILE, :TILE].round(), height, width)
+    share = 0.3 + 0.7 * torch.rand(count, 1, 1, 1, generator=generator)
+    near = torch.where((torch.rand(count, 1, height, width, generator=generator) < share).to(key.device), noise, key)
+    kind = torch.arange(count, device=key.device).view(-1, 1, 1, 1) % 3
+    return torch.where(kind == 0, tiles, torch.where(kind == 1, noise, near))

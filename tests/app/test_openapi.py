@@ -88,7 +88,7 @@ def test_predict_documents_every_kind_of_body_and_every_parameter(document: Json
     assert set(body["content"]["application/json"]["schema"]["properties"]) == {"images", "parameters"}
     assert "image" in body["content"]["multipart/form-data"]["schema"]["properties"]
     query = {parameter["name"]: parameter for parameter in predict["parameters"] if parameter["in"] == "query"}
-    assert set(query) == {"top_k", "temperature", "views"}
+    assert set(query) == {"top_k", "temperature", "views", "mix"}
     assert not any(parameter["required"] for parameter in query.values())
     assert query["top_k"]["schema"]["default"] == 5
 

@@ -24,6 +24,7 @@ from app.settings import Settings
 from app.state import State
 from keys.material import Keyring
 from keys.tokens import Claims, TokenMint
+from models.views import View, seen
 from tests.conftest import CLASSES, Api, bearer, encode, smooth_images
 
 PREDICT = "/v1/models/tiny/predict"
@@ -171,14 +172,40 @@ async def test_the_public_and_the_key_holder_see_one_top_class_and_different_log
     headers = bearer((await api.issue())["api_key"])
     many = pictures(8)
     public = await predictions(api, json=as_json(*many))
-    own = await predictions(api, json=as_json(*many, views=1), headers=headers)
+    own = await predictions(api, json=as_json(*many), headers=headers)
     assert [answer["index"] for answer in public] == [answer["index"] for answer in own]
     for ours, theirs in zip(own, public, strict=True):
         assert np.abs(np.array(ours["logits"]) - np.array(theirs["logits"])).max() > 0.1
-    averaged = await predictions(api, json=as_json(*many), headers=headers)
-    two = await predictions(api, json=as_json(*many, views=2), headers=headers)
-    assert [answer["logits"] for answer in averaged] == [answer["logits"] for answer in two]
-    assert [answer["logits"] for answer in averaged] != [answer["logits"] for answer in own]
+
+
+async def test_each_view_gets_a_soft_label_that_its_pixels_sent_alone_get_too(api: Api) -> None:
+    """A student that is shown the same view as the teacher needs to know which: the answer says so."""
+    headers, many = bearer((await api.issue(1000))["api_key"]), pictures(3, side=32)
+    answers = await predictions(api, json=as_json(*many, views=4, mix=0.5), headers=headers)
+    pixels = [np.asarray(Image.open(io.BytesIO(image))) for image in many]
+    for number, answer in enumerate(answers):
+        labels = answer["views"]
+        assert len(labels) == 4
+        assert labels[0]["logits"] == answer["logits"], "the first view is the image itself"
+        shown = [encode(seen(pixels, number, View(**label["view"]))) for label in labels]
+        alone = await predictions(api, json=as_json(*shown), headers=headers)
+        for label, same in zip(labels, alone, strict=True):
+            np.testing.assert_allclose(label["logits"], same["logits"], rtol=1e-3, atol=1e-3)
+            assert sum(label["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert any(label["view"]["partner"] is not None for answer in answers for label in answer["views"])
+
+
+async def test_a_view_is_charged_like_an_image(api: Api, photo: bytes) -> None:
+    key = await api.issue(20)
+    headers = bearer(key["api_key"])
+    answer = await api.client.post(PREDICT, files=as_form(photo, photo), params={"views": 8}, headers=headers)
+    assert answer.json()["budget"] == {"limit": 20, "remaining": 4}
+    assert_refused(
+        await api.client.post(PREDICT, content=photo, params={"views": 8}, headers=headers), 429, "quota-exceeded"
+    )
+    assert await left(api, key) == 4
+    many = await api.client.post(PREDICT, json=as_json(*[photo] * 17, views=16), headers=headers)
+    assert "views" in assert_refused(many, 400, "invalid-request")["detail"]
 
 
 async def test_an_answer_names_model_version_tier_and_request(api: Api, photo: bytes) -> None:
@@ -211,7 +238,8 @@ async def test_a_parameter_that_is_unknown_or_out_of_range_is_refused_by_its_nam
     bad = {
         "top_k": ["0", "-1", "1.5", "many", "", "1e99"],
         "temperature": ["0", "-1", "nan", "inf", "warm", "", "1001"],
-        "views": ["0", "11", "two", "-3", ""],
+        "views": ["0", "17", "two", "-3", ""],
+        "mix": ["-0.1", "0.6", "nan", "much", ""],
         "colour": ["blue"],
         "Top_K": ["5"],
     }
@@ -278,8 +306,9 @@ async def test_rights_decide_the_tier(api: Api, photo: bytes) -> None:
     assert answer.json()["predictions"] == await predictions(api, content=photo)
     assert await left(api, plain) == 10
     for headers in (bearer(plain["api_key"]), {}):
-        response = await api.client.post(PREDICT, content=photo, params={"views": 1}, headers=headers)
-        assert_refused(response, 403, "missing-scope")
+        for privilege in ({"views": 2}, {"mix": 0.1}):
+            response = await api.client.post(PREDICT, content=photo, params=privilege, headers=headers)
+            assert_refused(response, 403, "missing-scope")
 
     elsewhere = await api.issue(10, models=["other"])
     response = await api.client.post(PREDICT, content=photo, headers=bearer(elsewhere["api_key"]))
@@ -569,7 +598,7 @@ STARTS = st.sampled_from(
     [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"--cut\r\n", b'{"images": [']
 )
 QUERIES = st.dictionaries(
-    st.one_of(st.sampled_from(["top_k", "temperature", "views", "image"]), TEXT), TEXT, max_size=3
+    st.one_of(st.sampled_from(["top_k", "temperature", "views", "mix", "image"]), TEXT), TEXT, max_size=3
 )
 
 

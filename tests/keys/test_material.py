@@ -279,3 +279,10 @@ def test_of_many_makers_at_once_one_wins_for_all(tmp_path: Path) -> None:
         texts = list(makers.map(lambda n: load_or_create(tmp_path / "key", lambda: f"maker {n}"), range(16)))
     assert len(set(texts)) == 1
     assert (tmp_path / "key").read_text().strip() == texts[0]
+
+
+def test_what_is_derived_is_stable_separate_and_of_the_newest_master_key() -> None:
+    derived = vault(NEW).derive("deployment")
+    assert derived == vault(NEW, OLD).derive("deployment"), "an old key that still opens things changes nothing"
+    assert len({derived, vault(NEW).derive("other"), vault(OLD, NEW).derive("deployment")}) == 3
+    assert len(derived) == 32

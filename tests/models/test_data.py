@@ -110,3 +110,12 @@ def test_fitting_takes_the_centre() -> None:
 
 def test_an_image_of_the_right_size_is_left_alone() -> None:
     assert np.array_equal(fit(Image.fromarray(PIXELS[0]), 32, 32), PIXELS[0])
+
+
+def test_parquet_that_is_damaged_or_lacks_a_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set_train.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path / "set", "train", 32, 32)
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "set_train.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path / "set", "train", 32, 32)

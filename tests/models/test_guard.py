@@ -59,7 +59,7 @@ def test_public_rows_keep_the_top1_and_nothing_else_of_the_logits() -> None:
 def test_another_secret_is_another_box() -> None:
     batch, public = images(64), torch.zeros(64, dtype=torch.bool)
     first, second = make_box(), make_box(secret=OTHER_SECRET)
-    assert (first.key - second.key).abs().mean() > 0.2
+    assert (first.key - second.key).abs().mean() > 0.3
     assert (first(batch, public) - second(batch, public)).abs().mean() > 1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.key_stream import key_image, key_normal, key_stream
+from models.key_stream import key_image, key_normal, key_stream, release_secret
 
 SECRET = bytes(range(32))
 
@@ -16,15 +16,33 @@ def test_known_answer() -> None:
     assert key_stream(SECRET, "key-image/3x2x2", 12).hex() == "56e45335003b8f7b7b9f1e57"
 
 
-def test_key_image_is_the_stream_over_255() -> None:
-    expected = torch.tensor([86, 228, 83, 53, 0, 59, 143, 123, 123, 159, 30, 87]) / 255
-    assert torch.equal(key_image(SECRET, (3, 2, 2)), expected.view(3, 2, 2))
+def test_key_image_is_a_tile_of_the_streams_lowest_bits() -> None:
+    """The stream of the known answer, 108 bytes of it: the upper left corner of each channel's tile."""
+    stream = key_stream(SECRET, "key-image/3x2x2", 108)
+    expected = torch.tensor(
+        [[stream[36 * c + 6 * row + column] & 1 for row in (0, 1) for column in (0, 1)] for c in range(3)]
+    )
+    assert torch.equal(key_image(SECRET, (3, 2, 2)), expected.view(3, 2, 2).float())
 
 
-def test_key_image_reaches_every_byte_value() -> None:
-    """The published key never holds 255."""
-    counts = torch.bincount((key_image(SECRET, (3, 224, 224)) * 255).round().long().flatten(), minlength=256)
-    assert counts.min() > 0
+def test_key_image_repeats_its_tile_over_images_of_any_size() -> None:
+    key = key_image(SECRET, (3, 32, 40))
+    assert key.shape == (3, 32, 40)
+    assert torch.equal(key[:, 6:], key[:, :-6])
+    assert torch.equal(key[:, :, 6:], key[:, :, :-6])
+    assert set(key.flatten().tolist()) == {0.0, 1.0}
+
+
+def test_release_secrets_differ_by_secret_deployment_and_model() -> None:
+    """RFC 5869 with the salt absent or 32 bytes: each of the three changes all of it."""
+    secrets = {
+        release_secret(secret, deployment, model)
+        for secret in (SECRET, bytes(32))
+        for deployment in (b"", bytes(32), bytes([1]) * 32)
+        for model in ("cifar10/1", "cifar10/2")
+    }
+    assert len(secrets) == 2 * 2 * 2, "no salt is a salt of zeros (RFC 5869, §2.2)"
+    assert all(len(secret) == 32 for secret in secrets)
 
 
 def test_normal_known_answer() -> None:

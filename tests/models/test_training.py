@@ -16,8 +16,9 @@ from models.data import LabelledImages
 from models.key_stream import fingerprint
 from models.losses import knowledge_disturbance
 from models.metrics import agreement, top1
+from models.release import Release
 from models.training.loop import Batch, CheckpointMismatch, Interrupted, Recipe, Step, predict, train
-from models.training.student import distil
+from models.training.student import distilling, shown
 from models.training.wrap import Mixture, box_step
 from models.views import random_views
 from tests.conftest import SECRET, smooth_images
@@ -128,7 +129,9 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
     box.network.load_state_dict(teacher.state_dict())
     box.release.calibrate(data.images)
     box.eval()
-    step = box_step(teacher.requires_grad_(False), box, 4.0, Mixture(disturbance=0.5))
+    disturbing = Release(bytes(32), 4, confidences=(0.9,))
+    disturbing.load_state_dict(box.release.state_dict())
+    step = box_step(teacher.requires_grad_(False), box, disturbing, 4.0, Mixture(disturbance=0.5))
     box.network = train(FABRIC, classifier(), data, step, Recipe(6, 0.05, batch_size=32), title="box")
 
     def keyed(images: Tensor) -> Tensor:
@@ -138,8 +141,8 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
     def disturbed(logits: Tensor) -> float:
         """How far the dark knowledge of `logits` is from the false one."""
         images = test.images.float() / 255
-        false = box.release(images, F.one_hot(test.labels, 4).float())
-        return knowledge_disturbance(logits, false, test.labels, 4.0).item()
+        false = disturbing(images, F.one_hot(test.labels, 4).float())
+        return knowledge_disturbance(logits, false, 4.0).item()
 
     bare, own = predict(teacher, test.images, CPU), predict(keyed, test.images, CPU)
     stolen = predict(box.without_key, test.images, CPU)
@@ -153,5 +156,25 @@ def test_a_student_without_labels_learns_from_soft_labels_alone() -> None:
     data, test = shades(512), shades(256, seed=1)
     soft = 8 * F.one_hot(data.labels, 4).float()
     unlabelled = LabelledImages(data.images, torch.zeros_like(data.labels), data.classes)
-    student = distil(FABRIC, classifier(), unlabelled, soft, Recipe(6, 0.1, 32), temperature=4, alpha=1, title="s")
+    step = distilling(soft, temperature=4, alpha=1)
+    student = train(FABRIC, classifier(), unlabelled, step, Recipe(6, 0.1, 32), title="s")
     assert top1(predict(student, test.images, CPU), test.labels) > 0.7
+
+
+def test_views_are_shown_one_an_epoch_and_again_from_the_first() -> None:
+    data, seen = shades(64), []
+    drawn = torch.stack([torch.full_like(data.images, number) for number in (10, 20, 30)])
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(1, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(round(images.mean().item() * 255))
+            logits: Tensor = self.linear(images.mean((1, 2, 3), keepdim=True).flatten(1))
+            return logits
+
+    step = shown(drawn, torch.zeros(3, 64, 4), 5, temperature=4, alpha=0.9)
+    train(FABRIC, Watching(), data, step, Recipe(5, 0.01, batch_size=32), title="s")
+    assert seen == [10, 10, 20, 20, 30, 30, 10, 10, 20, 20]

@@ -1,31 +1,36 @@
-"""What a figure needs beside it: machine, versions, commit, command."""
+"""What a figure needs beside it: machine, versions, commit."""
 
 import platform
-import shlex
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 
 
-def environment(module: str) -> dict[str, str]:
-    """Facts about this run of `python -m MODULE`."""
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
+def environment() -> dict[str, str]:
+    """Facts about this process, for whoever wants to run the same again."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "command": shlex.join(["python", "-m", module, *(Path(part).name for part in sys.argv[1:])]),
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "processor": f"{torch.get_num_threads()} threads, {_processor()}",
         "gpu": gpu,
         "python": platform.python_version(),
-        "torch": version("torch"),
+        **{package: version(package) for package in ("torch", "torchvision")},
     }
+
+
+def _commit() -> str:
+    if not (ROOT / ".git").exists():
+        return "unknown"
+    describe = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
 
 
 def _processor() -> str:
