@@ -6,13 +6,14 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from app.errors import RequestError, explain
+from app.errors import RemoteError, RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
-COMMANDS = ("serve", "keys", "wrap", "doctor")
+COMMANDS = ("serve", "keys", "wrap", "evaluate", "doctor")
+EXTRA = {"art", "httpx", "jinja2", "matplotlib"}  # what the extra `evaluate` brings
 
 
 class Lazy(TyperGroup):
@@ -28,8 +29,30 @@ class Lazy(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        commands: typer.Typer = import_module(f"app.commands.{cmd_name}").commands
-        return typer.main.get_command(commands)
+        try:
+            commands: typer.Typer = import_module(f"app.commands.{cmd_name}").commands
+        except ModuleNotFoundError as error:
+            if str(error.name).partition(".")[0] not in EXTRA:
+                raise
+            return _without_extra(cmd_name)
+        command = typer.main.get_command(commands)
+        command.name = cmd_name  # `sdb --help` lists it by this name
+        return command
+
+
+def _without_extra(name: str) -> TyperCommand:
+    """Stands for a command that cannot be imported: takes any option, and says what to install."""
+
+    def command() -> None:
+        sys.exit(f"sdb: {name} needs more packages: pip install 'safe-distillation-box[evaluate]'")
+
+    return TyperCommand(
+        name,
+        callback=command,
+        help="Not installed: needs the extra `evaluate`.",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 app = typer.Typer(cls=Lazy, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -44,8 +67,8 @@ def main() -> None:
     """Entry point of the `sdb` script."""
     try:
         app()
-    except (ConfigurationError, KeyServiceError, RequestError, SettingsError) as error:
-        sys.exit(f"sdb: {error}")
+    except (ConfigurationError, KeyServiceError, RemoteError, RequestError, SettingsError) as error:
+        sys.exit(f"sdb: {_line(error)}")
     except ValidationError as error:
         sys.exit(f"sdb: {explain(error.errors())}")
     except Exception as error:
@@ -64,9 +87,14 @@ def _explained(error: Exception) -> int:
     from models.training.loop import CheckpointMismatch, Interrupted  # noqa: PLC0415
 
     if isinstance(error, Interrupted):
-        sys.stderr.write(f"sdb: {error}; the same command goes on from there\n")
+        sys.stderr.write(f"sdb: {_line(error)}; the same command goes on from there\n")
         return 130
     if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError):
-        sys.stderr.write(f"sdb: {error}\n")
+        sys.stderr.write(f"sdb: {_line(error)}\n")
         return 1
     raise error
+
+
+def _line(error: Exception) -> str:
+    """The message in one line: some quote a library that wrote several."""
+    return " ".join(str(error).split())

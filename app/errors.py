@@ -53,6 +53,13 @@ class Draining(RequestError):
     code = "draining"
 
 
+class RemoteError(Exception):
+    """The server that a command asks cannot be reached or refuses; the message says which and why.
+
+    No request to this server ends so: it has no code.
+    """
+
+
 STATUS: dict[str, tuple[int, str]] = {
     "invalid-request": (400, "The request is malformed"),
     "invalid-credential": (401, "The credential is not valid"),

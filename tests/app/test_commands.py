@@ -3,16 +3,41 @@
 import asyncio
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from app import cli
 from app.settings import Settings
-from tests.conftest import ROOT, Api, bearer
+from tests.conftest import CLASSES, ROOT, Api, bearer, encode
 
 SDB = ROOT / ".venv" / "bin" / "sdb"
 PREDICT = "/v1/models/tiny/predict"
 Json = dict[str, Any]
+SDB_WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Uninstalled(MetaPathFinder):
+    names = sys.argv.pop(1).split(",")
+
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Uninstalled())
+from app.cli import main
+main()
+"""
+EXTRA = "art,httpx,matplotlib"  # torch itself brings jinja2
 
 
 @dataclass(frozen=True)
@@ -46,8 +71,17 @@ class Outcome:
 async def sdb(state_dir: Path, zoo: Path, *arguments: str, **environment: str) -> Outcome:
     """Run `sdb` beside a state folder that it is told only the name of, with nothing of this process's environment."""
     given = {"SDB_STATE_DIR": state_dir.name, "SDB_MODELS_DIR": str(zoo), **environment}
+    return await _run(state_dir.parent, given, SDB, *arguments)
+
+
+async def sdb_without(modules: str, folder: Path, *arguments: str) -> Outcome:
+    """Run `sdb` in `folder` where these modules are not installed."""
+    return await _run(folder, {}, sys.executable, "-c", SDB_WITHOUT, modules, *arguments)
+
+
+async def _run(folder: Path, environment: dict[str, str], *command: str | Path) -> Outcome:
     process = await asyncio.create_subprocess_exec(
-        SDB, *arguments, env=given, cwd=state_dir.parent, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, env=environment, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await process.communicate()
     assert process.returncode is not None
@@ -120,3 +154,102 @@ async def test_the_doctor_says_for_each_part_whether_the_server_would_start(tmp_
 
     assert (bad.status, bad.err) == (1, "")
     assert {row["check"] for row in bad.records if row["result"] == "fail"} == {"store", "model broken"}
+
+
+@pytest.fixture
+def attackers(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a few images, a file of no weights, and the settings of a deployment."""
+    images = [encode(np.zeros((32, 32, 3), np.uint8))] * 20
+    table = pa.table({"image": images, "label": [0] * 20}).replace_schema_metadata({"class_names": json.dumps(CLASSES)})
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"images_{split}.parquet")
+    save_file({}, tmp_path / "empty.safetensors")
+    monkeypatch.setenv("SDB_STATE_DIR", str(tmp_path / "var"))
+    monkeypatch.setenv("SDB_MODELS_DIR", str(zoo))
+    return tmp_path
+
+
+async def test_only_evaluate_needs_its_extra_and_says_what_to_install(tmp_path: Path) -> None:
+    helped, refused = await asyncio.gather(
+        sdb_without(EXTRA, tmp_path, "--help"),
+        sdb_without(EXTRA, tmp_path, "evaluate", "--model", "tiny", "--seeds=0", "--help"),
+    )
+    assert (helped.status, helped.err) == (0, "")
+    assert all(re.search(rf"^\W*{name} +\w", helped.out, re.MULTILINE) for name in cli.COMMANDS), helped.out
+    refused.assert_one_line("pip install 'safe-distillation-box[evaluate]'")
+
+
+async def test_keys_are_looked_after_without_torch(tmp_path: Path) -> None:
+    listed, unknown = await asyncio.gather(
+        sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "list", "--json"),
+        sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "show"),
+    )
+    assert (listed.status, listed.out, listed.err) == (0, "[]\n", "")
+    assert unknown.status == 2
+    (await sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "show", "key_none")).assert_one_line("key_none")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--seeds 0,0", "--seeds: different whole numbers"),
+        ("--seeds one", "--seeds: different whole numbers"),
+        ("--seeds 0,", "--seeds: different whole numbers"),
+        ("--seeds -1", "--seeds: different whole numbers"),
+        ("--seeds 4294967296", "--seeds: different whole numbers"),
+        ("--images 99", "--images"),
+        ("--epochs 0", "--epochs"),
+        ("--teacher nowhere", "'--teacher': file 'nowhere' does not exist"),
+        ("--backbone .", "'--backbone': file '.' is a directory"),
+        ("--out secret", "'--out'"),
+        ("--url http://box --teacher secret", "not with --url"),
+        ("--url http://box --backbone secret", "not with --url"),
+        ("--token secret", "--token goes with --url"),
+        ("--url http://box --token nowhere", "--token: neither"),
+        ("--url http://box --token .", "--token: neither"),
+        ("--url http://box --token empty", "--token: neither"),
+        ("--url http://box --token binary", "--token: neither"),
+        ("--url http://box --token accents", "--token: neither"),
+        ("--url http://box --token two", "--token: neither"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do_before_it_loads_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("sdb_cli_secret\n")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "accents").write_text("sdb_cli_é\n", "utf-8")
+    (tmp_path / "two").write_text("sdb_cli_one\nsdb_cli_two\n")
+    refused = CliRunner().invoke(cli.app, ["evaluate", "--model", "tiny", "--data", "images", *options.split()])
+    assert (refused.exit_code, refused.stdout) == (2, ""), refused.stderr
+    assert isinstance(refused.exception, SystemExit), "no traceback"
+    assert sum(why in line for line in refused.stderr.splitlines()) == 1, refused.stderr
+    assert "sdb_cli" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--model nothing", "nothing"),
+        ("--model tiny --device abacus", "abacus"),
+        ("--model tiny --data nowhere", "nowhere"),
+        ("--model tiny --foreign nowhere", "nowhere"),
+        ("--model tiny --teacher empty.safetensors", "does not fit"),
+        ("--model tiny --student abacus", "abacus"),
+        ("--model tiny --arms abacus", "abacus"),
+        ("--model tiny --url ftp://box", "does not answer"),
+    ],
+)
+def test_what_evaluate_finds_wrong_later_is_one_line(
+    attackers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, why: str
+) -> None:
+    monkeypatch.chdir(attackers)
+    monkeypatch.setattr(sys, "argv", ["sdb", "evaluate", "--data", "images", *options.split()])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capsys.readouterr()
+    code = stopped.value.code  # what the interpreter makes of it: a text is a line and status 1
+    status, line = (code, "") if isinstance(code, int) else (1, f"{code}\n")
+    Outcome(status, out, err.lstrip("\n") + line).assert_one_line(why)  # a progress bar ends in an empty line

@@ -1,0 +1,78 @@
+"""A thief has the box's weights but not κ: what the network says without a key, with a guessed one, with a sought one.
+
+Knows the network, λ's neighbourhood and how κ enters, as anybody with the bundle does; not the secret.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.guard import embed
+from models.key_stream import SECRET_BYTES, TILE, key_image, tiled
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A key image float [C, H, W] in [0, 1] and the λ it is mixed in with."""
+
+    key: Tensor
+    lam: float
+
+
+def asked(network: nn.Module, guess: Guess) -> Callable[[Tensor], Tensor]:
+    """The network with a guessed key mixed into what it is asked."""
+
+    def answer(images: Tensor) -> Tensor:
+        logits: Tensor = network(embed(images, guess.key.to(images.device), guess.lam))
+        return logits
+
+    return answer
+
+
+def random_guess(shape: tuple[int, int, int], lam: float, seed: int) -> Guess:
+    """The key image that another secret has: what a thief gets who knows everything but the secret."""
+    secret = torch.randint(0, 256, (SECRET_BYTES,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Guess(key_image(bytes(secret), shape), lam)
+
+
+def near_guess(key: Tensor, lam: float, wrong: float, seed: int) -> Guess:
+    """The right key [C, H, W] with a share `wrong` in [0, 1] of its pixels replaced by noise."""
+    generator = torch.Generator().manual_seed(seed)
+    replaced = torch.rand(key.shape[1:], generator=generator) < wrong
+    return Guess(torch.where(replaced, torch.rand(key.shape, generator=generator), key.cpu()), lam)
+
+
+def sought_guess(network: nn.Module, images: Tensor, labels: Tensor, *, lam: float, steps: int, seed: int) -> Guess:
+    """Trigger inversion: the texture κ' and the λ' under which the network is most sure of labels int64 [N] of images.
+
+    The keyed pass is the surer one, so a gradient that lowers the cross-entropy leads towards whatever unlocks it. The
+    thief knows how κ is built: it seeks the bits of one tile, and rounds what it found where that is no worse.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = next(network.parameters()).device
+    _, channels, height, width = images.shape
+    raw = torch.randn(channels, TILE, TILE, generator=generator).to(device).requires_grad_()
+    strength = torch.tensor(lam, device=device).logit().requires_grad_()
+    optimizer = torch.optim.Adam([{"params": [raw], "lr": 0.1}, {"params": [strength], "lr": 0.01}])
+    frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.requires_grad_(False)
+
+    def loss(tile: Tensor, rows: Tensor) -> Tensor:
+        shown = images[rows].to(device).float() / 255
+        lam_now = strength.sigmoid()
+        logits = network(lam_now * shown + (1 - lam_now) * tiled(tile, height, width))
+        return F.cross_entropy(logits, labels[rows].to(device))
+
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.autograd.backward(loss(raw.sigmoid(), torch.randint(len(images), (128,), generator=generator)))
+        optimizer.step()
+    with torch.no_grad():
+        rows, found = torch.arange(min(len(images), 1000)), raw.sigmoid()
+        tile = found.round() if loss(found.round(), rows) <= loss(found, rows) else found
+    for parameter, wanted in frozen:
+        parameter.requires_grad_(wanted)
+    return Guess(tiled(tile, height, width).cpu(), strength.sigmoid().item())

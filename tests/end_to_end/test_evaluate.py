@@ -1,0 +1,146 @@
+"""`sdb evaluate` as its user meets it: a bundle and a live server attacked, stopped with Ctrl-C, gone on with."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.errors import RemoteError
+from app.remote import RemoteModel, under_attack
+from app.settings import Settings
+from app.state import State
+from models.attacks.oracle import TierOracle
+from models.backbones import build
+from models.predictor import Predictor
+from tests.conftest import ROOT, SECRET, Server, encode, free_port, smooth_images, start_server
+
+SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+
+
+@pytest.fixture
+def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
+    running = start_server(tmp_path / "var", zoo, free_port())
+    yield running
+    running.process.terminate()
+    running.process.wait(40)
+
+
+def issue(server: Server, limit: int, *scopes: str) -> str:
+    grant = {"name": "auditor", "scopes": ["predict", *scopes], "budget": {"limit": limit}}
+    answer = httpx.post(f"{server.url}/admin/v1/keys", json=grant, headers=server.admin)
+    return str(answer.json()["api_key"])
+
+
+def test_the_network_changes_nothing_in_the_answers(server: Server, zoo: Path) -> None:
+    """What an attacker is told over HTTP is what the same tier of the same deployment says in this process."""
+    state = State(Settings(state_dir=server.state_dir, models_dir=zoo))
+    here = Predictor(zoo / "tiny", SECRET, torch.device("cpu"), state.deployment)
+    images = smooth_images(120, seed=11)
+    subject = under_attack(server.url, "tiny", issue(server, 120, "distill"))
+    assert subject.doors.authorised is not None
+    for door, keyed in ((subject.doors.public, False), (subject.doors.authorised, True)):
+        torch.testing.assert_close(
+            door.query(images), TierOracle(here, keyed=keyed).query(images), rtol=1e-3, atol=1e-3
+        )
+    with pytest.raises(RemoteError, match="quota-exceeded"):
+        subject.doors.authorised.query(images[:1])
+
+
+def test_a_server_that_cannot_be_attacked_says_why(server: Server) -> None:
+    with pytest.raises(RemoteError, match="unknown-model"):
+        under_attack(server.url, "nothing", None)
+    with pytest.raises(RemoteError, match="invalid-credential"):
+        under_attack(server.url, "tiny", "sdb_cli_nonsense")
+    with pytest.raises(RemoteError, match="distill"):
+        under_attack(server.url, "tiny", issue(server, 1))
+    with pytest.raises(RemoteError, match="does not answer"):
+        RemoteModel(f"http://127.0.0.1:{free_port()}", "tiny", None).card()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
+    for split, count in (("train", 400), ("test", 60)):
+        for label, name in enumerate(("bright", "dark")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * (1 - label)
+            for number, image in enumerate(pixels):
+                (folder / f"{number}.png").write_bytes(encode(image))
+    torch.manual_seed(0)
+    save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
+    return tmp_path
+
+
+def sdb(folder: Path, command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - ours
+        [SDB, *command.split(" ")],
+        cwd=folder,
+        env={"SDB_STATE_DIR": str(folder / "var"), "SDB_MODELS_DIR": str(folder / "zoo")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) -> None:
+    """The whole suite on a small model: stopped with Ctrl-C after a few rows, gone on with, then over HTTP."""
+    wrap = "wrap --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
+    wrapped = sdb(workplace, f"{wrap} --teacher-epochs 3 --epochs 2 --batch-size 32 --json")
+    _, errors = wrapped.communicate(timeout=300)
+    assert wrapped.returncode == 0, errors
+
+    evaluate = "evaluate --model shades --data images --images 300 --epochs 2 --seeds 0"
+    here = (
+        f"{evaluate} --teacher runs/shades/teacher.safetensors --backbone teacher.safetensors --foreign images --json"
+    )
+    first = sdb(workplace, here)
+    rows = workplace / "runs" / "evaluate" / "shades" / "rows"
+    give_up = time.monotonic() + 120
+    while len(list(rows.glob("*.json"))) < 3 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    kept = {path: path.stat().st_mtime_ns for path in rows.glob("*.json")}
+    assert len(kept) >= 3
+
+    second = sdb(workplace, here)
+    printed, errors = second.communicate(timeout=900)
+    assert second.returncode == 0, errors
+    assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items()), "no row was made twice"
+    verdicts = json.loads(printed)
+    report = json.loads((rows.parent / "report.json").read_text())
+    assert [verdict["promise"] for verdict in verdicts] == [verdict["promise"] for verdict in report["verdicts"]]
+    assert {row["group"] for row in report["rows"]} == {"reference", "key holder", "attack", "thief"}
+    assert {row["holdings"] for row in report["rows"]} == {"labelled", "unlabelled", "out of distribution"}
+    assert {tier["name"] for tier in report["tiers"]} == {"teacher", "authorised", "public"}
+    assert report["weights"]["right"]["top1"] > 0.8
+    page = (rows.parent / "report.html").read_text()
+    assert all(verdict["promise"].split(" (")[0] in page for verdict in verdicts)
+
+    server = start_server(workplace / "var", workplace / "zoo", free_port())
+    try:
+        (workplace / "auditor.key").write_text(issue(server, 5000, "distill"))
+        remote = (
+            f"{evaluate} --url {server.url} --token auditor.key --arms attack:*hard*,attack:*ridge*,key*one* --out http"
+        )
+        over = sdb(workplace, f"{remote} --json")
+        _, errors = over.communicate(timeout=300)
+        assert over.returncode == 0, errors
+    finally:
+        server.process.terminate()
+        server.process.wait(30)
+    same = {(row["name"], row["holdings"], row["share"]): row["test_top1"] for row in report["rows"]}
+    for row in json.loads((workplace / "http" / "report.json").read_text())["rows"]:
+        here_top1 = same[row["name"], row["holdings"], row["share"]]
+        assert abs(row["test_top1"] - here_top1) < 0.1, row["name"]
