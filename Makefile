@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: serve test test-slow lint format bench gpu lock clean
+.PHONY: serve test test-slow lint format report bench gpu lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+report: $(READY) ## the protection report of the shipped model: make report DATA=PATH [TEACHER=FILE]
+	$(BIN)/sdb evaluate --model cifar10 --data $(DATA) $(if $(TEACHER),--teacher $(TEACHER))
+
 bench: $(READY) ## the serving benchmark: a table and benchmarks/results/serving.json
 	$(BIN)/python -m benchmarks.serving
 
@@ -39,7 +42,7 @@ gpu: $(READY) ## the checks and timings that need a CUDA device
 lock: ## write requirements.lock again from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
-	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --strip-extras --no-emit-index-url \
+	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra evaluate --strip-extras --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	rm -rf .venv-lock
