@@ -26,13 +26,14 @@ COLOURS = {"top": "#2a7f62", "public": "#c8553d", "distill": "#5b8db8"}
 STUDENTS = (  # group, name, holdings, colour
     ("reference", "alone", "labelled", GREY),
     ("attack", "hard labels", "unlabelled", GREY),
+    ("attack", "hard labels, softened", "unlabelled", GREY),
     ("reference", "bare teacher, one label, α = 0.9", "labelled", GREY),
     ("attack", "soft labels, T = 4, α = 1", "unlabelled", COLOURS["public"]),
     ("attack", "soft labels, T = 4, α = 0.9", "labelled", COLOURS["public"]),
     ("attack", "ridge regression", "unlabelled", COLOURS["public"]),
-    ("attack", "mixing with labels", "unlabelled", COLOURS["public"]),
+    ("attack", "class means", "unlabelled", COLOURS["public"]),
     ("key holder", "key, one label, α = 0.9", "labelled", COLOURS["distill"]),
-    ("key holder", "key, 8 views", "labelled", COLOURS["distill"]),
+    ("key holder", "key, 16 views", "labelled", COLOURS["distill"]),
 )
 
 

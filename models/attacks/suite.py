@@ -56,6 +56,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         "hard labels, smoothing 0.1", partial(hard_label.steal, smoothing=0.1), uses_labels=False, reads_vector=False
     ),
+    Attack("hard labels, softened", hard_label.soften, reads_vector=False),
     Attack("sharpening", sharpening.steal),
     Attack("class means", class_means.steal),
     Attack("skeptical student", skeptical.steal),

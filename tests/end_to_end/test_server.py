@@ -75,11 +75,11 @@ def test_keys_and_budgets_survive_a_killed_server(server: Server, photo: bytes, 
 
 
 def test_a_terminated_server_answers_what_it_has_begun(server: Server, photo: bytes) -> None:
-    key = issue(server, 8 * 250)
+    key = issue(server, 8 * 100)
     url, headers = f"{server.url}/v1/models/tiny/predict?views=10", bearer(key["api_key"])
 
     def ask(_: int) -> int:
-        return httpx.post(url, files=[("image", photo)] * 25, headers=headers, timeout=60).status_code
+        return httpx.post(url, files=[("image", photo)] * 10, headers=headers, timeout=60).status_code
 
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(ask, range(8))
