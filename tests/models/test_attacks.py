@@ -142,7 +142,7 @@ def test_an_attack_asks_no_more_than_it_says(name: str, times: int) -> None:
 
 
 def test_names_are_unique() -> None:
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) == 33
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) == 34
 
 
 # What each one recovers
