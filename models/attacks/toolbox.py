@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attacks.attacker import Attacker
-from models.training.loop import Recipe, predict
+from models.training.loop import Recipe, predict, sgd
 from models.views import random_views
 
 Floats = NDArray[np.float32]
@@ -73,13 +73,7 @@ def extract(attacker: Attacker, attack: Callable[..., Any], *, use_probability: 
 
 def _optimizer(student: nn.Module, recipe: Recipe, total: int) -> torch.optim.Optimizer:
     """The optimiser of our own loop, which warms up, cools down in `total` steps and clips by itself."""
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
+    optimizer = sgd(student, recipe)
 
     def share(step: int) -> float:
         return min((step + 1) / (recipe.warmup * total + 1), 0.5 * (1 + math.cos(math.pi * step / total)))

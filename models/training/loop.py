@@ -91,14 +91,7 @@ def train(
     batch_size = min(recipe.batch_size, share)
     steps = share // batch_size
     total = recipe.epochs * steps
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
-    wrapped, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), optimizer)
+    wrapped, optimizer = fabric.setup(model.to(memory_format=torch.channels_last), sgd(model, recipe))
     facts = {"title": title, **asdict(recipe), "images": len(data), "processes": stride, **identity}
     state = _State(fabric, wrapped, optimizer, checkpoint, facts)
 
@@ -138,6 +131,17 @@ def train(
             if stop:
                 raise Interrupted(f"{title} stopped after {position + 1} of {total} steps")
     return model.eval()
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of `recipe`; its schedule and clipping are the loop's."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+    )
 
 
 class _State:

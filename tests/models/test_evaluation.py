@@ -1,13 +1,11 @@
 """Laws of the evaluation: who is given what, what is kept on disk, and how promises are judged."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models import bundles, metrics
 from models.attacks.attacker import Trainer
@@ -29,10 +27,9 @@ from models.evaluation.arms import (
 from models.evaluation.study import Row, Setting, run
 from models.evaluation.summary import Verdict, figures, verdicts
 from models.key_stream import fingerprint
-from models.training.loop import Batch, Interrupted, Recipe
-from models.views import random_views
+from models.training.loop import Interrupted, Recipe
 from tests.conftest import SECRET, smooth_images
-from tests.models.test_training import CPU, FABRIC, classifier, shades
+from tests.models.test_training import CPU, FABRIC, classifier, interrupted_at, shades
 
 
 class Labels:
@@ -190,17 +187,8 @@ def alone(learned: list[int], stop_at: int = 0) -> Arm:
 
     def learn(trainer: Trainer) -> tuple[nn.Module, Metered]:
         learned.append(trainer.recipe.seed)
-        steps = 0
-
-        def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-            nonlocal steps
-            steps += 1
-            if steps == stop_at:
-                signal.raise_signal(signal.SIGINT)
-            return {"ce": F.cross_entropy(model(random_views(batch.images, batch.generator)), batch.labels)}
-
         data = shades(128)
-        return trainer.fit(data.images, data.labels, step), Metered(Labels())
+        return trainer.fit(data.images, data.labels, interrupted_at(stop_at)), Metered(Labels())
 
     return Arm(REFERENCE, "alone", LABELLED, 1.0, learn)
 
