@@ -5,8 +5,9 @@ READY := .venv/.ready
 
 .PHONY: serve test test-slow lint format report bench gpu lock clean
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps --editable client # before the lock names it: no index has it
 	$(BIN)/pip install --quiet -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $(READY)
@@ -42,8 +43,9 @@ gpu: $(READY) ## the checks and timings that need a CUDA device
 lock: ## write requirements.lock again from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip wheel --quiet --no-deps --wheel-dir .venv-lock/wheels ./client
 	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra evaluate --strip-extras --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
+		--find-links .venv-lock/wheels --no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	rm -rf .venv-lock
 

@@ -71,6 +71,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "body-too-large": (413, "The body is too large"),
     "unsupported-image": (415, "The image format is not supported"),
     "undecodable-image": (422, "The image cannot be decoded"),
+    "undecryptable-image": (422, "The image cannot be decrypted"),
     "quota-exceeded": (429, "The budget is spent"),
     "internal-error": (500, "The server failed"),
     "store-unavailable": (503, "The key store does not answer"),

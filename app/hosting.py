@@ -25,10 +25,11 @@ log = logging.getLogger("sdb.models")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a batch: uint8 [H, W, 3], and whether its answer may leave undisturbed."""
+    """One image of a batch: uint8 [H, W, 3], may its answer leave undisturbed, does the server unlock it."""
 
     pixels: Pixels
     keyed: bool
+    unlocked: bool = False
 
 
 class HostedModel:
@@ -51,13 +52,15 @@ class HostedModel:
     def _predict(self, rows: list[Row]) -> list[Logits]:
         pixels = np.stack([row.pixels for row in rows])
         keyed = np.array([row.keyed for row in rows])
-        return list(self.predictor(pixels, keyed))
+        if self.manifest.lock is None:
+            return list(self.predictor(pixels, keyed))
+        return list(self.predictor(pixels, keyed, np.array([row.unlocked for row in rows])))
 
     def warm_up(self) -> None:
         """One batch of each size class, so that the first caller does not pay for allocations."""
         blank = np.zeros((self.manifest.input.height, self.manifest.input.width, 3), np.uint8)
         for size in (1, 8):
-            self._predict([Row(blank, bool(number % 2)) for number in range(size)])
+            self._predict([Row(blank, keyed=bool(number % 2), unlocked=True) for number in range(size)])
 
 
 class Models:

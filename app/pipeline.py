@@ -1,6 +1,6 @@
 """A prediction request from bytes to answer, in the order it happens.
 
-authenticate (the dependency did) → decode → charge → batch → model → settle → answer.
+authenticate (the dependency did) → decrypt → decode → charge → batch → model → settle → answer.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import numpy as np
+from PIL import Image
 
-from app import images
+from app.decryption import Picture, pictures
 from app.errors import InvalidRequest, Overloaded
 from app.hosting import HostedModel, Logits, Models, Row
 from app.schemas import Parameters
@@ -21,6 +22,7 @@ from app.settings import Settings
 from keys.errors import MissingScope, StoreUnavailable
 from keys.records import Caller, Hold
 from keys.service import KeyService
+from models.bundles import Manifest
 from models.data import Pixels
 from models.views import View, draw_views, seen
 
@@ -43,19 +45,20 @@ async def predict(
 ) -> dict[str, Any]:
     """The body of the answer for `encoded` images by the model `name`, lacking only the request's id."""
     model = services.models[name]
-    keyed = _authorise(caller, name, parameters)
-    guard = model.manifest.guard
-    async with _in_time():
-        views, pixels = await _decode(services, model, encoded, parameters)
-    rows = [Row(shown, keyed) for shown in pixels]
-    async with _charged(services.keys, caller, len(rows) if keyed else 0) as hold, _in_time():
-        logits = np.stack(await model.batcher.submit(rows))
-    temperature = parameters.temperature or (guard.temperature if keyed else 1.0)
+    rights = _authorise(caller, model.manifest, parameters)
+    _check_count(services.settings, encoded, parameters)
+    async with pictures(services.keys, caller, name, encoded, parameters) as waiting:
+        async with _in_time():
+            views, pixels = await _decode(services, model, waiting, parameters)
+        rows = [Row(shown, rights.keyed, rights.unlocked) for shown in pixels]
+        async with _charged(services.keys, caller, len(rows) if rights.privileged else 0) as hold, _in_time():
+            logits = np.stack(await model.batcher.submit(rows))
+    temperature = parameters.temperature or (model.manifest.guard.temperature if rights.keyed else 1.0)
     predictions = _predictions(logits, model.manifest.classes, temperature, parameters.top_k)
     answer: dict[str, Any] = {
         "model": name,
         "version": model.manifest.version,
-        "tier": "distill" if keyed else "public",
+        "tier": "distill" if rights.keyed else "public",
         "predictions": predictions if parameters.views == 1 else _by_image(predictions, views),
     }
     if hold is not None:
@@ -63,39 +66,71 @@ async def predict(
     return answer
 
 
-def _authorise(caller: Caller, model: str, parameters: Parameters) -> bool:
-    """Whether this caller's rows leave undisturbed."""
-    if not caller.may("predict", model):
+@dataclass(frozen=True)
+class _Rights:
+    """What this request makes use of: undisturbed answers, the server's model key, the caller's image key."""
+
+    keyed: bool
+    unlocked: bool
+    decrypted: bool
+
+    @property
+    def privileged(self) -> bool:
+        """Whether its answers are charged."""
+        return self.keyed or self.unlocked or self.decrypted
+
+
+def _authorise(caller: Caller, manifest: Manifest, parameters: Parameters) -> _Rights:
+    if not caller.may("predict", manifest.name):
         raise MissingScope("the key is not for this model")
-    keyed = caller.may("distill", model)
+    keyed = caller.may("distill", manifest.name)
     if (parameters.views > 1 or parameters.mix) and not keyed:
         raise MissingScope("`views` and `mix` need the scope distill")
-    return keyed
+    decrypted = parameters.encryption in {"sealed", "pixel"}
+    if decrypted and not caller.may("decrypt", manifest.name):
+        raise MissingScope("encrypted images need the scope decrypt")
+    transformed = parameters.encryption == "lock"
+    if transformed and manifest.lock is None:
+        raise InvalidRequest("`encryption=lock` is for locked models, and this model is not locked")
+    if transformed and parameters.views > 1:
+        raise InvalidRequest("`views` need the plain image: without `encryption=lock`")
+    unlocked = manifest.lock is not None and not transformed and caller.may("unlock", manifest.name)
+    return _Rights(keyed, unlocked, decrypted)
 
 
-async def _decode(
-    services: Services, model: HostedModel, encoded: Sequence[bytes], parameters: Parameters
-) -> tuple[list[list[View]], list[Pixels]]:
-    """The views of each image, and what all of them show in one list."""
-    limit = services.settings.max_images_per_request
+def _check_count(settings: Settings, encoded: Sequence[bytes], parameters: Parameters) -> None:
+    limit = settings.max_images_per_request
     if not encoded or not all(encoded):
         raise InvalidRequest("the request holds no image, or an empty one")
     if len(encoded) * parameters.views > limit:
         raise InvalidRequest(f"at most {limit} images, or views of images, are accepted in one request")
+
+
+async def _decode(
+    services: Services, model: HostedModel, waiting: Sequence[Picture], parameters: Parameters
+) -> tuple[list[list[View]], list[Pixels]]:
+    """The views of each image, and what all of them show in one list."""
     if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
         raise Overloaded("too many requests wait for their images to be decoded")
 
     def work() -> tuple[list[list[View]], list[Pixels]]:
         most, decoded = services.settings.max_image_pixels, []
         left = REQUEST_PIXELS * most
-        for image in encoded:
-            picture = images.decode(image, min(most, left))
+        for read in waiting:
+            picture = read(min(most, left))
             left -= picture.width * picture.height
-            decoded.append(model.predictor.fit(picture))
+            decoded.append(_fitted(model, picture, parameters))
         views = [draw_views(decoded, number, parameters.views, parameters.mix) for number in range(len(decoded))]
         return views, [seen(decoded, number, view) for number, drawn in enumerate(views) for view in drawn]
 
     return await anyio.to_thread.run_sync(work, limiter=services.decoders, abandon_on_cancel=True)
+
+
+def _fitted(model: HostedModel, picture: Image.Image, parameters: Parameters) -> Pixels:
+    spec = model.manifest.input
+    if parameters.encryption == "lock" and picture.size != (spec.width, spec.height):
+        raise InvalidRequest(f"an image transformed with the model's key has {spec.width} by {spec.height} pixels")
+    return model.predictor.fit(picture)
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ Knows pydantic; knows neither HTTP nor how an answer comes about.
 import base64
 import binascii
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.errors import STATUS, InvalidRequest
+from keys.image_keys import ImageKey
 from keys.records import Budget, KeyState
 from models.views import MAX_VIEWS
 
@@ -24,6 +25,19 @@ class Parameters(BaseModel):
     temperature: Annotated[float | None, Field(ge=0.01, le=1000, description="of `probabilities`")] = None
     views: Annotated[int, Field(ge=1, le=MAX_VIEWS, description="views of each image, one soft label each")] = 1
     mix: Annotated[float, Field(ge=0, le=0.5, description="most that another image is blended into a view")] = 0.0
+    encryption: Annotated[
+        Literal["sealed", "pixel", "lock"] | None,
+        Field(description="how the images are encrypted; `lock`: already transformed with the model's key"),
+    ] = None
+    image_key: Annotated[
+        str | None, Field(min_length=1, max_length=64, description="id of the caller's image key; `pixel` needs it")
+    ] = None
+
+    @model_validator(mode="after")
+    def _key_of_an_encryption(self) -> Self:
+        if self.image_key is not None and self.encryption not in {"sealed", "pixel"}:
+            raise ValueError("`image_key` goes with `encryption=sealed` or `encryption=pixel`")
+        return self
 
 
 class JsonImages(BaseModel):
@@ -140,12 +154,26 @@ class Key(BaseModel):
     budget: Budget
     rate_limits: list[dict[str, int | str]] = []
     metadata: dict[str, str]
+    image_key: ImageKey | None
+
+
+class NewImageKey(ImageKey):
+    """An image key just made: the only answer that holds its secret."""
+
+    secret: Annotated[str, Field(description="32 bytes in base64url")]
 
 
 class NewKey(Key):
-    """A key just made: the only answer that holds its secret."""
+    """A key just made: the only answer that holds its secrets."""
 
     api_key: str
+    image_key: NewImageKey | None
+
+
+class ImageKeys(BaseModel):
+    """All image keys of a key, newest first."""
+
+    image_keys: list[ImageKey]
 
 
 class KeyPage(BaseModel):

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from app.settings import Settings
+from keys.connection import connect
 from keys.embedded import EmbeddedStore
 from keys.errors import ConfigurationError
 from keys.material import (
@@ -19,12 +20,14 @@ from keys.material import (
     load_or_create,
     new_api_key,
     parse_secret,
+    replace_private,
     to_text,
     write_private,
 )
 from keys.records import KeyGrant
+from keys.rewrap import Tally
 from keys.service import KeyService
-from keys.store import KeyStore, connect
+from keys.store import KeyStore
 from keys.tokens import TokenMint
 
 DEMO_SECRET = "demo.key"  # noqa: S105 - a file's name
@@ -47,8 +50,12 @@ class State:
             return Keyring.parse(given, f"SDB_{name.upper()}")
         return Keyring.load_or_create(self.folder / name)
 
+    @property
+    def _model_secrets(self) -> Path:
+        return self.folder / "model-secrets"
+
     def _sealed(self, model: str) -> Path:
-        return self.folder / "model-secrets" / f"{model}.sealed"
+        return self._model_secrets / f"{model}.sealed"
 
     @property
     def deployment(self) -> bytes:
@@ -98,6 +105,16 @@ class State:
             secret = secrets.token_bytes(SECRET_BYTES)
             write_private(sealed, self.vault.seal(secret, _context(model)))
         return self.vault.unseal(sealed.read_bytes(), _context(model))
+
+    def rewrap(self) -> Tally:
+        """Seal every model secret under the newest master key; a file is replaced as a whole."""
+        tally = Tally()
+        for path in sorted(self._model_secrets.glob("*.sealed")):
+            sealed = tally.reseal(self.vault, path.read_bytes(), _context(path.stem))
+            if sealed is not None:
+                replace_private(path, sealed)
+                tally.resealed += 1
+        return tally
 
 
 async def open_keys(settings: Settings, state: State, stack: AsyncExitStack, *, wait_s: float) -> KeyService:

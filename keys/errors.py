@@ -4,7 +4,9 @@ KeyServiceError
 ├── InvalidCredential   the credential is unknown, expired, disabled, revoked, malformed or forged
 ├── MissingScope        the credential is good and the right was not granted
 ├── QuotaExceeded       the budget is spent
-├── UnknownKey          an admin names a key that does not exist
+├── UnknownKey          an admin names a key, or an image key, that does not exist
+├── ImageKeyRefused     an admin asks for an image key that this key cannot have
+├── UndecryptableImage  no image key of the caller opens the image, or it came before
 ├── InvalidGrant        a token request that OAuth 2.0 does not allow
 └── StoreUnavailable    the store does not answer
 ConfigurationError      the operator gave a secret or a folder that cannot be used
@@ -46,6 +48,21 @@ class UnknownKey(KeyServiceError):
     """No key has this id."""
 
     code = "unknown-key"
+
+
+class ImageKeyRefused(KeyServiceError):
+    """The key lacks the scope `decrypt`, is revoked, or has as many image keys as one may have."""
+
+    code = "invalid-request"
+
+
+class UndecryptableImage(KeyServiceError):
+    """One text for every reason: an unknown, foreign or retired image key, a changed byte, an image seen before."""
+
+    code = "undecryptable-image"
+
+    def __init__(self) -> None:
+        super().__init__("the image cannot be decrypted")
 
 
 class InvalidGrant(KeyServiceError):

@@ -69,17 +69,29 @@ def to_text(secret: bytes) -> str:
     return base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
 
 
+def from_text(text: str) -> bytes:
+    """Bytes from base64url text, padded or not.
+
+    Raises:
+        ConfigurationError: malformed.
+    """
+    text = text.strip().rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise ConfigurationError("not base64url") from None
+
+
 def parse_secret(text: str, name: str) -> bytes:
     """32 bytes from base64url text, padded or not.
 
     Raises:
         ConfigurationError: too short, too long, malformed, or so regular that it must be a placeholder.
     """
-    text = text.strip()
     try:
-        secret = base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise ConfigurationError(f"{name} is not base64url") from None
+        secret = from_text(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name} is {error}") from None
     if len(secret) != SECRET_BYTES:
         raise ConfigurationError(f"{name} has {len(secret)} bytes, not {SECRET_BYTES}")
     if len(set(secret)) < FEWEST_DISTINCT_BYTES or secret in (secret + secret)[1:-1]:  # regular, or a pattern repeated
@@ -127,6 +139,11 @@ class Vault:
     def __repr__(self) -> str:
         return f"Vault({len(self._seal_keys)} master keys)"
 
+    @property
+    def newest(self) -> str:
+        """A public name for the newest master key."""
+        return fingerprint(self._seal_keys[0])
+
     def digests(self, api_key: str) -> list[str]:
         """HMAC-SHA-256 of an API key under each master key, newest first, in hexadecimal: all that a store keeps."""
         return [hmac.new(key, api_key.encode(), hashlib.sha256).hexdigest() for key in self._hmac_keys]
@@ -155,6 +172,15 @@ class Vault:
                     break
         raise ConfigurationError(f"the sealed secret of {context} does not open with SDB_MASTER_KEY")
 
+    def reseal(self, sealed: bytes, context: str) -> bytes | None:
+        """The same under the newest master key; None if it is already.
+
+        Raises:
+            ConfigurationError: it does not open.
+        """
+        plain = self.unseal(sealed, context)
+        return None if sealed.startswith(_fingerprint(self._seal_keys[0])) else self.seal(plain, context)
+
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=None, info=b"sdb/v1/" + purpose).derive(secret)
@@ -175,6 +201,19 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: it is there already.
     """
+    with _partial(path, content) as partial:
+        os.link(partial, path)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file of mode 0600 in the place of one that is there; whoever reads it gets the one or the other."""
+    with _partial(path, content) as partial:
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def _partial(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path`, on disk as a whole, until the body ends."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -183,9 +222,9 @@ def write_private(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.link(partial, path)
+        yield partial
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def load_or_create(path: Path, make: Callable[[], str]) -> str:

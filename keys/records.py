@@ -3,11 +3,13 @@
 Knows no store and no secret.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from keys.image_keys import ImageKeyGrant, IssuedImageKey
 
 Scope = Literal["predict", "distill", "decrypt", "unlock"]
 KeyState = Literal["active", "disabled", "revoked"]
@@ -38,6 +40,7 @@ class KeyGrant(_Frozen):
     expires_at: AwareDatetime | None = None
     budget: BudgetGrant = BudgetGrant()
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=500)]], Field(max_length=50)] = {}
+    image_key: ImageKeyGrant | None = None
 
     @field_validator("expires_at")
     @classmethod
@@ -46,6 +49,12 @@ class KeyGrant(_Frozen):
             return None if expires_at is None else instant(expires_at.timestamp())
         except (OverflowError, ValueError):
             raise ValueError("the year is out of range") from None
+
+    @model_validator(mode="after")
+    def _images_may_be_decrypted(self) -> Self:
+        if self.image_key is not None and "decrypt" not in self.scopes:
+            raise ValueError("an image key needs the scope decrypt")
+        return self
 
 
 class Budget(_Frozen):
@@ -71,10 +80,21 @@ class KeyRecord(_Frozen):
     budget: Budget
     metadata: dict[str, str]
     epoch: Annotated[int, Field(exclude=True)]
+    master: Annotated[str, Field(exclude=True)]
+    """The newest master key, by its public name, under which the API key is found."""
 
     def usable(self, now: float) -> bool:
         """Active and not expired at `now` (seconds since 1970)."""
         return self.state == "active" and (self.expires_at is None or now < self.expires_at.timestamp())
+
+
+@dataclass(frozen=True)
+class IssuedKey:
+    """A key just made, with the secrets that are shown this once."""
+
+    record: KeyRecord
+    api_key: str = field(repr=False)
+    image_key: IssuedImageKey | None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """Keys as their users see them: issue, find, revoke, authenticate, exchange for a token, charge.
 
-Knows the rules; the store, the cryptography and the clock are passed in.
+Knows the rules; the store, the cryptography and the clock are passed in. What image keys are for is in
+keys/image_service.py.
 """
 
 from collections.abc import Callable
 
-from keys.errors import InvalidCredential, InvalidGrant, MissingScope, UnknownKey
+from keys.errors import ImageKeyRefused, InvalidCredential, InvalidGrant, MissingScope, UnknownKey
+from keys.image_keys import ImageScheme, OpenedImageKey
+from keys.image_service import ImageKeyService
 from keys.material import Vault, check_api_key, new_api_key, random_base62
-from keys.records import Budget, Caller, Hold, KeyGrant, KeyKind, KeyRecord, instant
+from keys.records import Budget, Caller, Hold, IssuedKey, KeyGrant, KeyKind, KeyRecord, instant
+from keys.rewrap import Tally, rewrap
 from keys.store import KeyStore
 from keys.tokens import Claims, TokenMint
 
@@ -20,14 +24,20 @@ class KeyService:
 
     def __init__(self, store: KeyStore, vault: Vault, mint: TokenMint, clock: Callable[[], float]) -> None:
         self._store, self._vault, self._mint, self._clock = store, vault, mint, clock
+        self.image_keys = ImageKeyService(store, vault, clock)
 
-    async def create(self, grant: KeyGrant, kind: KeyKind = "client") -> tuple[KeyRecord, str]:
-        """Make a key; the API key is returned here and never again."""
-        api_key = new_api_key("adm" if kind == "admin" else "cli")
-        return await self.register(grant, kind, api_key), api_key
+    async def create(self, grant: KeyGrant, kind: KeyKind = "client") -> IssuedKey:
+        """Make a key, and its first image key if one is asked for; the secrets are returned here and never again.
 
-    async def register(self, grant: KeyGrant, kind: KeyKind, api_key: str) -> KeyRecord:
+        Raises:
+            ImageKeyRefused: an image key for an admin.
+        """
+        return await self.register(grant, kind, new_api_key("adm" if kind == "admin" else "cli"))
+
+    async def register(self, grant: KeyGrant, kind: KeyKind, api_key: str) -> IssuedKey:
         """Make a key for an API key that exists already."""
+        if kind == "admin" and grant.image_key is not None:
+            raise ImageKeyRefused("an admin key has no image keys")
         limit = grant.budget.limit
         record = KeyRecord(
             id=f"key_{random_base62(20)}",
@@ -41,9 +51,14 @@ class KeyService:
             budget=Budget(limit=limit, remaining=limit, refill=grant.budget.refill),
             metadata=grant.metadata,
             epoch=0,
+            master=self._vault.newest,
         )
-        await self._store.insert(record, self._vault.digests(api_key)[0])
-        return record
+        image_key, entries = None, {}
+        if grant.image_key is not None:
+            image_key, entry = self.image_keys.make(record.id, grant.image_key)
+            entries = {image_key.record.kid: entry}
+        await self._store.insert(record, self._vault.digests(api_key)[0], entries)
+        return IssuedKey(record, api_key, image_key)
 
     async def show(self, key_id: str) -> KeyRecord:
         """A key by its id; raises UnknownKey."""
@@ -79,9 +94,12 @@ class KeyService:
 
     async def _by_api_key(self, api_key: str) -> KeyRecord:
         check_api_key(api_key)
-        key = await self._store.find(self._vault.digests(api_key))
+        digests = self._vault.digests(api_key)
+        key = await self._store.find(digests)
         if not key.usable(self._clock()):
             raise InvalidCredential
+        if key.master != self._vault.newest:
+            await self._store.refile(key, digests, self._vault.newest)
         return key
 
     async def token(self, client_id: str, client_secret: str, scope: str | None) -> tuple[str, int, list[str]]:
@@ -114,6 +132,22 @@ class KeyService:
     async def release(self, hold: Hold) -> None:
         """Give a charge back."""
         await self._store.release(hold)
+
+    async def image_secret(self, caller: Caller, kid: str, scheme: ImageScheme) -> OpenedImageKey:
+        """The caller's image key `kid`, opened; see ImageKeyService.open."""
+        return await self.image_keys.open(caller, kid, scheme)
+
+    async def once(self, caller: Caller, kid: str, iv: bytes, issued_at: float | None) -> None:
+        """Take note that a sealed image is opened; see ImageKeyService.once."""
+        await self.image_keys.once(caller, kid, iv, issued_at)
+
+    async def forget(self, caller: Caller, kid: str, iv: bytes) -> None:
+        """Let a sealed image be opened again."""
+        await self.image_keys.forget(caller, kid, iv)
+
+    async def rewrap(self) -> tuple[Tally, list[str]]:
+        """Seal every image secret under the newest master key; see keys/rewrap.py."""
+        return await rewrap(self._store, self._vault)
 
     async def ready(self) -> None:
         """Return when the store answers."""

@@ -7,22 +7,25 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
+from sdb_client.transforms import BLOCKS, STEPS, TransformError
 from torch import Tensor, nn
 
 from models.backbones import Classifier, build
 from models.guard import SafeDistillationBox
 from models.key_stream import fingerprint, release_secret
+from models.lock import PixelLock, lock_transform
 from models.release import Release
 from models.views import MAX_PASSES
 
 MANIFEST, WEIGHTS = "bundle.json", "weights.safetensors"
+BACKBONE = "network.backbone."  # where the bare classifier is among the tensors of a bundle
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -44,16 +47,51 @@ class InputSpec(_Frozen):
 
 
 class GuardSpec(_Frozen):
-    """The public parameters of the Safe Distillation Box; the secret is elsewhere."""
+    """The public parameters of the Safe Distillation Box; the secret is elsewhere.
 
-    kind: Literal["sdb"] = "sdb"
-    lam: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    Kind "lock" is a network that is locked but was not trained as a box: no key embedding, which is λ = 1. Its answers
+    leave through the same release stage.
+    """
+
+    kind: Literal["sdb", "lock"] = "sdb"
+    lam: Annotated[float, Field(gt=0, le=1)] = 0.9
     release_scale: Annotated[float, Field(gt=0)] = 12.0
     confidences: Annotated[tuple[float, ...], Field(min_length=1)] = (0.7,)
     confidence_edges: tuple[float, ...] = ()
     temperature: Annotated[float, Field(gt=0)] = 4.0
     passes: Annotated[int, Field(ge=1, le=MAX_PASSES)] = 2
     secret_fingerprint: str
+
+    @model_validator(mode="after")
+    def _lam_fits(self) -> Self:
+        if (self.kind == "lock") != (self.lam == 1):
+            raise ValueError("λ is 1 for a guard of kind lock, and below 1 for a box")
+        return self
+
+
+class LockSpec(_Frozen):
+    """The public parameters of a lock: the steps of the transform, in order, and its block; the key is elsewhere.
+
+    A "trained" lock was learned by the network, a "matched" one was put into the weights of a vision transformer.
+    """
+
+    steps: Annotated[tuple[str, ...], Field(min_length=1)]
+    block: int
+    method: Literal["trained", "matched"] = "trained"
+
+    @field_validator("steps")
+    @classmethod
+    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(steps) <= set(STEPS):
+            raise ValueError(f"a step is one of: {', '.join(STEPS)}")
+        return steps
+
+    @field_validator("block")
+    @classmethod
+    def _known_block(cls, block: int) -> int:
+        if block not in BLOCKS:
+            raise ValueError(f"a block is one of: {', '.join(map(str, BLOCKS))}")
+        return block
 
 
 class Manifest(_Frozen):
@@ -65,9 +103,28 @@ class Manifest(_Frozen):
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     input: InputSpec
     guard: GuardSpec
+    lock: LockSpec | None = None
     metrics: dict[str, float] = {}
     provenance: dict[str, object] = {}
     sha256: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _lock_fits(self) -> Self:
+        if self.lock is None:
+            if self.guard.kind == "lock":
+                raise ValueError("a guard of kind lock needs a lock")
+            return self
+        if self.guard.passes != 1:
+            raise ValueError("a locked model answers in one pass: the mirror of a transformed image means nothing")
+        if self.input.height % self.lock.block or self.input.width % self.lock.block:
+            raise ValueError(f"blocks of {self.lock.block} do not divide {self.input.height} x {self.input.width}")
+        return self
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """What protects the model: "sdb", "lock" or both."""
+        locked = () if self.lock is None else ("lock",)
+        return locked if self.guard.kind == "lock" else ("sdb", *locked)
 
 
 def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> SafeDistillationBox:
@@ -76,11 +133,12 @@ def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> Safe
     `deployment` is what makes the false peaks of one server differ from those of any other with the same bundle.
 
     Raises:
-        BundleError: the architecture is unknown, or the secret is not the one that the box was trained with.
+        BundleError: the architecture is unknown, its lock makes no transform, or the secret is not its own.
     """
     if fingerprint(secret) != manifest.guard.secret_fingerprint:
         raise BundleError(f"the secret given is not the one that model {manifest.name} was trained with")
     spec, guard = manifest.input, manifest.guard
+    shape = (3, spec.height, spec.width)
     try:
         backbone = build(manifest.architecture, len(manifest.classes))
         release = Release(
@@ -90,25 +148,54 @@ def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> Safe
             confidences=guard.confidences,
             edges=guard.confidence_edges,
         )
+        lock = None if manifest.lock is None else pixel_lock(manifest.lock, secret, manifest.name, shape)
     except ValueError as error:
         raise BundleError(str(error)) from error
     network = Classifier(backbone, spec.mean, spec.std)
-    shape = (3, spec.height, spec.width)
-    return SafeDistillationBox(network, secret, release, shape=shape, lam=guard.lam, passes=guard.passes)
+    return SafeDistillationBox(network, secret, release, shape=shape, lam=guard.lam, passes=guard.passes, lock=lock)
 
 
-def load_backbone(architecture: str, num_classes: int, weights: Path) -> nn.Module:
-    """A classifier with the weights of a `.safetensors` file.
+def pixel_lock(spec: LockSpec, secret: bytes, model: str, shape: tuple[int, int, int]) -> PixelLock:
+    """The lock of the model called `model`, for images of `shape` (C, H, W); a renamed model has another one.
+
+    Raises:
+        BundleError: the steps make no transform, or the block does not divide the image.
+    """
+    try:
+        return PixelLock(lock_transform(secret, model, spec.steps, spec.block), shape)
+    except TransformError as error:
+        raise BundleError(str(error)) from error
+
+
+def load_backbone(architecture: str, num_classes: int, weights: Path, *, new_head: bool = False) -> nn.Module:
+    """A classifier with the weights of a `.safetensors` file: a bare classifier's own, or a bundle's.
+
+    With `new_head`, the head of a file for another number of classes is left out, and stays as it was initialised.
 
     Raises:
         BundleError: unknown architecture, or weights that are not its own.
     """
     try:
         backbone = build(architecture, num_classes)
-        backbone.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        if any(name.startswith(BACKBONE) for name in tensors):
+            tensors = {n.removeprefix(BACKBONE): tensor for n, tensor in tensors.items() if n.startswith(BACKBONE)}
+        if new_head:
+            tensors = _without_head(tensors, backbone.state_dict(), num_classes)
+        backbone.load_state_dict(tensors)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise BundleError(f"{weights} does not fit {architecture}: {error}") from error
     return backbone
+
+
+def _without_head(found: dict[str, Tensor], fresh: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """`found`, with the fresh tensors in place of those that differ in their first dimension, the number of classes."""
+    other = {
+        name
+        for name, tensor in fresh.items()
+        if name in found and tensor.shape[:1] == (num_classes,) and found[name].shape[1:] == tensor.shape[1:]
+    }
+    return {**found, **{name: fresh[name] for name in other if found[name].shape != fresh[name].shape}}
 
 
 def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:

@@ -89,13 +89,17 @@ def check_classes(path: Path) -> None:
         raise DataError(f"the train and test splits of {path} differ in their classes: {different}")
 
 
-def load(path: Path, split: str, height: int, width: int) -> LabelledImages:
+def load(path: Path, split: str, height: int, width: int, *, share: float = 1.0, seed: int = 0) -> LabelledImages:
     """The "train" or "test" split at `path`, in memory, with a progress bar on a terminal.
+
+    Of every class only this `share` in (0, 1], at least one image, which `seed` chooses; the others are not read.
 
     Raises:
         DataError: nothing of either layout lies there, or a picture cannot be read.
     """
-    names, sources, labels = _listing(path, split)
+    names, everything, every_label = _listing(path, split)
+    chosen = _chosen(every_label, share, seed)
+    sources, labels = [everything[place] for place in chosen], [every_label[place] for place in chosen]
     images = np.empty((len(sources), 3, height, width), dtype=np.uint8)
     console = Console(stderr=True)
     for number, source in enumerate(track(sources, f"reading {split} images", console=console, transient=True)):
@@ -105,6 +109,16 @@ def load(path: Path, split: str, height: int, width: int) -> LabelledImages:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{split} image {number} of {path} cannot be read: {error}") from error
     return LabelledImages(torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), names)
+
+
+def _chosen(labels: list[int], share: float, seed: int) -> list[int]:
+    """The places of a share of each class, ascending."""
+    if share == 1:
+        return list(range(len(labels)))
+    draw, of_class = np.random.default_rng(seed), np.array(labels)
+    places = [draw.permutation(np.flatnonzero(of_class == label)) for label in np.unique(of_class)]
+    parts = [found[: max(1, round(share * len(found)))] for found in places]
+    return sorted(np.concatenate(parts).tolist())
 
 
 Listing = tuple[tuple[str, ...], Sequence[bytes | Path], list[int]]

@@ -6,12 +6,17 @@ the network's keyed pass, and one boolean per row says what may leave: the keyed
 the release stage. Both tiers therefore share one forward pass and one top-1. Who steals the weights without the
 secret holds `without_key` only: the un-keyed network, trained to answer right and to teach less (docs/model.md says
 how much less).
+
+A network may besides be locked: it answers right only to images that its lock has transformed. A second boolean per
+row says for whom the server does that. Other rows go in as they came, so a plain image gets a useless answer and one
+that its sender has transformed gets the right one.
 """
 
 import torch
 from torch import Tensor, nn
 
 from models.key_stream import key_image
+from models.lock import PixelLock
 from models.release import Release
 from models.views import fixed_view
 
@@ -26,7 +31,11 @@ def embed(images: Tensor, key: Tensor, lam: float) -> Tensor:
 
 
 class SafeDistillationBox(nn.Module):
-    """`network` maps images [B, C, H, W] in [0, 1] to logits [B, K]; `release` guards what the public sees."""
+    """`network` maps images [B, C, H, W] in [0, 1] to logits [B, K]; `release` guards what the public sees.
+
+    `lock` is the transform that the network was fitted to, if any; λ = 1 stands for a network that was trained without
+    key embedding.
+    """
 
     key: Tensor
 
@@ -39,23 +48,30 @@ class SafeDistillationBox(nn.Module):
         shape: tuple[int, int, int],
         lam: float = 0.9,
         passes: int = 1,
+        lock: PixelLock | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.release, self.lam, self.passes = network, release, lam, passes
+        self.network, self.release, self.lam, self.passes, self.lock = network, release, lam, passes, lock
         self.register_buffer("key", key_image(secret, shape), persistent=False)
 
-    def forward(self, images: Tensor, keyed: Tensor) -> Tensor:
-        """Logits [B, K] of images [B, C, H, W] in [0, 1]; `keyed` bool [B] says which rows leave undisturbed."""
-        logits = self.with_key(images)
+    def forward(self, images: Tensor, keyed: Tensor, unlocked: Tensor | None = None) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W] in [0, 1].
+
+        `keyed` bool [B] says which rows leave undisturbed, `unlocked` bool [B] which the lock transforms first; none
+        when left out. The release stage sees every image as it came.
+        """
+        logits = self.with_key(images, unlocked)
         return torch.where(keyed[:, None], logits, self.release(images, logits))
 
-    def with_key(self, images: Tensor) -> Tensor:
+    def with_key(self, images: Tensor, unlocked: Tensor | None = None) -> Tensor:
         """Logits [B, K] of the keyed pass, averaged over `passes` fixed views (knowledge augmentation)."""
+        if self.lock is not None and unlocked is not None:
+            images = torch.where(unlocked[:, None, None, None], self.lock(images), images)
         views = torch.cat([fixed_view(images, number) for number in range(self.passes)])
         logits: Tensor = self.network(embed(views.contiguous(memory_format=torch.channels_last), self.key, self.lam))
         return logits.view(self.passes, len(images), -1).mean(0)
 
     def without_key(self, images: Tensor) -> Tensor:
-        """Logits [B, K] that the bare network gives whoever holds the weights but not κ."""
+        """Logits [B, K] that the bare network gives whoever holds the weights but neither κ nor the lock key."""
         logits: Tensor = self.network(images)
         return logits

@@ -44,6 +44,19 @@ def release_secret(secret: bytes, deployment: bytes, model: str) -> bytes:
     return derivation.derive(secret)
 
 
+def lock_secret(secret: bytes) -> bytes:
+    """The 32-byte lock key of a model, by HKDF-SHA-256 (RFC 5869): what a client that transforms images itself holds.
+
+    It cannot be traced back to the secret, so whoever has it knows nothing of the box's κ or of the release stage.
+
+    Raises:
+        ValueError: the secret is not 32 bytes long.
+    """
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"a model secret is {SECRET_BYTES} bytes, not {len(secret)}")
+    return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=None, info=b"sdb/lock").derive(secret)
+
+
 def key_image(secret: bytes, shape: tuple[int, int, int]) -> Tensor:
     """The key κ: float32 [C, H, W] of zeros and ones, a secret tile of C · TILE · TILE bits laid side by side.
 

@@ -1,6 +1,6 @@
 """The serving façade of one model: uint8 pixels in, float32 logits out, no state between calls.
 
-Knows the bundle, the device and its precision; knows no HTTP and no caller beyond one boolean per row.
+Knows the bundle, the device and its precision; knows no HTTP and no caller beyond two booleans per row.
 """
 
 from pathlib import Path
@@ -68,12 +68,14 @@ class Predictor:
         return fit(image, self.manifest.input.height, self.manifest.input.width)
 
     @torch.inference_mode()
-    def __call__(self, images: Pixels, keyed: NDArray[np.bool_]) -> Logits:
+    def __call__(self, images: Pixels, keyed: NDArray[np.bool_], unlocked: NDArray[np.bool_] | None = None) -> Logits:
         """Logits float32 [B, K] of images uint8 [B, H, W, 3] in one forward pass.
 
-        `keyed` [B] says which rows leave undisturbed.
+        `keyed` [B] says which rows leave undisturbed, `unlocked` [B] which a locked model's own key transforms first;
+        none when left out, and without meaning where the model has no lock.
         """
         pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        answer: Tensor = self._box(pixels, torch.from_numpy(keyed).to(self.device))
+        rights = [torch.from_numpy(right).to(self.device) for right in (keyed, unlocked) if right is not None]
+        answer: Tensor = self._box(pixels, *rights)
         logits: Logits = answer.float().cpu().numpy()
         return logits

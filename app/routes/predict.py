@@ -3,6 +3,7 @@
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
+from sdb_client import sealed
 from starlette.datastructures import UploadFile
 
 from app import pipeline
@@ -18,9 +19,11 @@ TIERS: dict[str, Scope] = {"public": "predict", "distill": "distill"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "required": True,
-    "description": "one image as raw bytes with any or no content type, a form with `image` parts, or JSON",
+    "description": "one image as raw bytes with any or no content type, a form with `image` parts, or JSON; "
+    "`application/cose` is a sealed image",
     "content": {
         "image/*": BINARY,
+        "application/cose": BINARY,
         "application/octet-stream": BINARY,
         "multipart/form-data": {
             "schema": {
@@ -40,6 +43,7 @@ REFUSALS = (
     "body-too-large",
     "unsupported-image",
     "undecodable-image",
+    "undecryptable-image",
     "quota-exceeded",
     "store-unavailable",
     "overloaded",
@@ -58,7 +62,7 @@ def _card(model: HostedModel, caller: Caller) -> ModelCard:
         version=manifest.version,
         classes=list(manifest.classes),
         input=InputSize(height=manifest.input.height, width=manifest.input.width),
-        guard=[manifest.guard.kind],
+        guard=list(manifest.guards),
         tiers=[tier for tier, scope in TIERS.items() if caller.may(scope, manifest.name)],
     )
 
@@ -113,6 +117,8 @@ async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parame
                     fields[name] = value
     else:
         encoded = [await request.body()]
+        if kind == sealed.MEDIA_TYPE:
+            fields = {"encryption": "sealed"} | fields
     try:
         return encoded, Parameters.model_validate(fields)
     except ValidationError as error:

@@ -21,6 +21,7 @@ FIELDS = {
     "budget",
     "rate_limits",
     "metadata",
+    "image_key",
 }
 
 
@@ -51,6 +52,7 @@ async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
         "state": "active",
         "budget": {"limit": 7, "remaining": 7, "refill": "none", "resets_at": None},
         "rate_limits": [],
+        "image_key": None,
     }
 
     shown = await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)
@@ -98,7 +100,14 @@ async def test_a_grant_that_is_not_valid_makes_no_key(api: Api) -> None:
         {"name": "a", "metadata": {"x": {"y": "z"}}},
         {"name": "a", "metadata": {str(number): "" for number in range(51)}},
         {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 1}]},
-        {"name": "a", "image_key": {"scheme": "sealed"}},
+        {"name": "a", "image_key": {"scheme": "sealed"}},  # without the scope
+        {"name": "a", "scopes": ["predict", "distill", "unlock"], "image_key": {"scheme": "sealed"}},
+        {"name": "a", "scopes": ["decrypt"], "image_key": {}},
+        {"name": "a", "scopes": ["decrypt"], "image_key": "sealed"},
+        {"name": "a", "scopes": ["decrypt"], "image_key": {"scheme": "sealed", "block": 4}},
+        {"name": "a", "scopes": ["decrypt"], "image_key": {"scheme": "pixel"}},
+        {"name": "a", "scopes": ["decrypt"], "image_key": {"scheme": "pixel", "transform": "shf", "block": 5}},
+        {"name": "a", "scopes": ["decrypt"], "image_key": {"scheme": "sealed", "secret": "mine"}},
         {"name": "a", "kind": "admin"},
         {"name": "a", "api_key": "sdb_cli_mine"},
     ]

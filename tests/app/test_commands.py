@@ -1,6 +1,7 @@
 """`sdb` as a process of its own, beside a running server and without one."""
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -12,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import SecretStr
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from app import cli
 from app.settings import Settings
+from app.state import State
+from keys.material import to_text
 from tests.conftest import CLASSES, ROOT, Api, bearer, encode
 
 SDB = ROOT / ".venv" / "bin" / "sdb"
@@ -128,6 +132,62 @@ async def test_without_a_server_keys_outlive_the_command_that_made_them(tmp_path
     assert (key["name"], key["kind"], key["scopes"], key["expires_at"]) == ("boss", "admin", [], None)
     assert var.stat().st_mode & 0o777 == 0o700
     assert (var / "master_key").stat().st_mode & 0o777 == 0o600
+
+
+async def test_image_keys_are_looked_after_beside_a_running_server(api: Api, settings: Settings, zoo: Path) -> None:
+    var = settings.state_dir
+    create = ("keys", "create", "--name", "clinic", "--scope", "decrypt", "--json")
+    created, needless, odd = await asyncio.gather(
+        sdb(var, zoo, *create, "--image-key", "pixel:shf:4"),
+        sdb(var, zoo, *create[:4], "--image-key", "sealed"),
+        sdb(var, zoo, *create, "--image-key", "pixel:shf:4:5"),
+    )
+    needless.assert_one_line("scope decrypt")
+    odd.assert_one_line("image_key")
+    key = created.record
+    first = key["image_key"]
+    assert (first["scheme"], first["transform"], first["block"], len(first["secret"])) == ("pixel", "shf", 4, 43)
+    own = (await api.client.get("/v1/keys/self", headers=bearer(key["api_key"]))).json()
+    assert own["image_key"] == {name: value for name, value in first.items() if name != "secret"}
+
+    issued = await sdb(var, zoo, "keys", "new-image-key", key["id"], "pixel:np:8", "--overlap-s", "60", "--json")
+    second = issued.record
+    listed, shown, unknown = await asyncio.gather(
+        sdb(var, zoo, "keys", "image-keys", key["id"], "--json"),
+        sdb(var, zoo, "keys", "show", key["id"], "--json"),
+        sdb(var, zoo, "keys", "retire-image-key", key["id"], "img_nobody"),
+    )
+    unknown.assert_one_line("img_nobody")
+    states = [(image_key["kid"], image_key["state"]) for image_key in listed.records]
+    assert states == [(second["kid"], "active"), (first["kid"], "retiring")]
+    assert shown.record["image_key"] == listed.records[0]
+    for secret in (first["secret"], second["secret"]):
+        assert secret not in listed.out + shown.out
+    retired = await sdb(var, zoo, "keys", "retire-image-key", key["id"], second["kid"], "--json")
+    assert (retired.record["kid"], retired.record["state"]) == (second["kid"], "retired")
+
+
+async def test_after_a_rewrap_the_new_master_key_alone_opens_everything(tmp_path: Path, zoo: Path) -> None:
+    var, (old, new) = tmp_path / "var", (to_text(hashlib.sha256(name).digest()) for name in (b"old", b"new"))
+    state = State(Settings(state_dir=var, master_key=SecretStr(old)))
+    secret = state.new_model_secret("tiny")
+    options = ("--name", "clinic", "--scope", "decrypt", "--image-key", "sealed", "--json")
+    key = (await sdb(var, zoo, "keys", "create", *options, SDB_MASTER_KEY=old)).record
+
+    too_early = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=new)
+    assert too_early.status == 1
+    assert "SDB_MASTER_KEY" in too_early.err
+    assert too_early.record["model_secrets"]["unreadable"] == ["model-secret/tiny"]
+    assert len(too_early.record["image_keys"]["unreadable"]) == 1
+
+    done = {"resealed": 1, "current": 0, "unreadable": []}
+    again = {"resealed": 0, "current": 1, "unreadable": []}
+    for ring, tally in ((f"{new},{old}", done), (f"{new},{old}", again), (new, again)):
+        rewrapped = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=ring)
+        assert (rewrapped.status, rewrapped.err) == (0, "")
+        assert rewrapped.record == {"model_secrets": tally, "image_keys": tally, "waiting": [key["id"]]}
+    assert State(Settings(state_dir=var, master_key=SecretStr(new))).model_secret("tiny", tmp_path) == (secret, False)
+    assert [path.name for path in (var / "model-secrets").iterdir()] == ["tiny.sealed"]
 
 
 async def test_a_secret_that_cannot_be_used_is_one_line_without_the_secret(tmp_path: Path, zoo: Path) -> None:

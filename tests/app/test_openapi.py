@@ -25,7 +25,11 @@ REFUSALS = {
     ("get", "/admin/v1/keys"): {"400", "401", "403", "404", "503"},
     ("get", "/admin/v1/keys/{key_id}"): {"401", "403", "404", "503"},
     ("post", "/admin/v1/keys/{key_id}/revoke"): {"401", "403", "404", "503"},
+    ("post", "/admin/v1/keys/{key_id}/image-keys"): {"400", "401", "403", "404", "413", "503"},
+    ("get", "/admin/v1/keys/{key_id}/image-keys"): {"401", "403", "404", "503"},
+    ("delete", "/admin/v1/keys/{key_id}/image-keys/{kid}"): {"400", "401", "403", "404", "503"},
 }
+CREATES = {("post", "/admin/v1/keys"), ("post", "/admin/v1/keys/{key_id}/image-keys")}
 Json = dict[str, Any]
 
 
@@ -84,11 +88,12 @@ def test_predict_documents_every_kind_of_body_and_every_parameter(document: Json
     predict = document["paths"]["/v1/models/{model}/predict"]["post"]
     body = predict["requestBody"]
     assert body["required"]
-    assert set(body["content"]) == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
+    kinds = {"image/*", "application/cose", "application/octet-stream", "multipart/form-data", "application/json"}
+    assert set(body["content"]) == kinds
     assert set(body["content"]["application/json"]["schema"]["properties"]) == {"images", "parameters"}
     assert "image" in body["content"]["multipart/form-data"]["schema"]["properties"]
     query = {parameter["name"]: parameter for parameter in predict["parameters"] if parameter["in"] == "query"}
-    assert set(query) == {"top_k", "temperature", "views", "mix"}
+    assert set(query) == {"top_k", "temperature", "views", "mix", "encryption", "image_key"}
     assert not any(parameter["required"] for parameter in query.values())
     assert query["top_k"]["schema"]["default"] == 5
 
@@ -104,7 +109,7 @@ def test_the_token_route_documents_its_form(document: Json) -> None:
 def test_good_answers_are_documented_with_their_shape(document: Json) -> None:
     for (method, path), operation in operations(document).items():
         good = [status for status in operation["responses"] if status.startswith("2")]
-        assert good == (["201"] if (method, path) == ("post", "/admin/v1/keys") else ["200"])
+        assert good == (["201"] if (method, path) in CREATES else ["200"])
         assert "schema" in operation["responses"][good[0]]["content"]["application/json"], (method, path)
 
 

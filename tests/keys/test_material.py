@@ -21,9 +21,11 @@ from keys.material import (
     Vault,
     check_api_key,
     fingerprint,
+    from_text,
     load_or_create,
     new_api_key,
     parse_secret,
+    replace_private,
     to_text,
     write_private,
 )
@@ -174,7 +176,35 @@ def test_after_rotation_old_boxes_open_and_new_ones_need_the_new_key() -> None:
         vault(OLD).unseal(sealed, "c")
 
 
+def test_a_box_is_sealed_again_once_for_the_newest_master_key() -> None:
+    rotated, old = vault(NEW, OLD), vault(OLD).seal(b"before", "c")
+    again = rotated.reseal(old, "c")
+    assert again is not None
+    assert vault(NEW).unseal(again, "c") == b"before"
+    assert rotated.reseal(again, "c") is None
+    for sealed, context in ((old, "d"), (vault(b"x" * 32).seal(b"", "c"), "c"), (b"", "c")):
+        with pytest.raises(ConfigurationError):
+            rotated.reseal(sealed, context)
+
+
+def test_the_newest_master_key_has_a_public_name() -> None:
+    assert vault(NEW).newest == vault(NEW, OLD).newest != vault(OLD, NEW).newest
+    assert vault(NEW).newest not in NEW.hex()
+
+
 # --- secrets of the operator
+
+
+@given(st.binary(max_size=100), st.sampled_from(["", "=", "==", "\n"]))
+@settings(deadline=None, max_examples=50)
+def test_bytes_are_read_back_from_their_text(secret: bytes, end: str) -> None:
+    assert from_text(to_text(secret) + end) == secret
+
+
+@pytest.mark.parametrize("text", ["a", "é", "ab cd", "a,b"])
+def test_what_is_not_base64url_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        from_text(text)
 
 
 @given(st.lists(st.integers(0, 255), min_size=32, max_size=32, unique=True).map(bytes), st.sampled_from(["", "="]))
@@ -253,6 +283,15 @@ def test_a_private_file_is_never_overwritten_and_leaves_nothing_beside_it(tmp_pa
     with pytest.raises(FileExistsError):
         write_private(tmp_path / "master.key", b"second")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+def test_a_replaced_file_is_private_too_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.sealed"
+    write_private(path, b"first")
+    path.chmod(0o644)
+    replace_private(path, b"second")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"second"]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_ring_is_made_once_and_loaded_ever_after(tmp_path: Path) -> None:

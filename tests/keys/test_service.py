@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from keys.connection import connect
 from keys.embedded import EmbeddedStore
 from keys.errors import InvalidCredential, InvalidGrant, MissingScope, QuotaExceeded, UnknownKey
 from keys.material import Keyring, Vault, check_api_key, new_api_key
-from keys.records import BudgetGrant, Caller, KeyGrant, KeyRecord, Scope, instant
+from keys.records import BudgetGrant, Caller, KeyGrant, KeyKind, KeyRecord, Scope, instant
 from keys.service import KeyService
-from keys.store import KeyStore, connect
+from keys.store import KeyStore
 from keys.tokens import Claims, TokenMint
 
 MASTER, NEXT_MASTER, SIGNING = (hashlib.sha256(name).digest() for name in (b"master", b"next", b"signing"))
@@ -62,6 +63,11 @@ def a_grant(*scopes: Scope, **changes: object) -> KeyGrant:
     return KeyGrant.model_validate({"name": "partner", "scopes": frozenset(scopes), **changes})
 
 
+async def create(service: KeyService, grant: KeyGrant, kind: KeyKind = "client") -> tuple[KeyRecord, str]:
+    issued = await service.create(grant, kind)
+    return issued.record, issued.api_key
+
+
 async def token_of(service: KeyService, key: KeyRecord, api_key: str, scope: str | None = None) -> str:
     token, _, _ = await service.token(key.id, api_key, scope)
     return token
@@ -82,14 +88,14 @@ async def refuses(service: KeyService, *credentials: str) -> bool:
 async def test_a_client_key_has_the_scopes_it_was_granted_and_predict(
     service: KeyService, scopes: tuple[Scope, ...]
 ) -> None:
-    key, api_key = await service.create(a_grant(*scopes))
+    key, api_key = await create(service, a_grant(*scopes))
     assert set(key.scopes) == {*scopes, "predict"}
     assert check_api_key(api_key) == "cli"
 
 
 async def test_an_admin_key_has_its_own_class_and_no_scope(service: KeyService) -> None:
     assert not await service.has_admin()
-    key, api_key = await service.create(a_grant(*SCOPES), "admin")
+    key, api_key = await create(service, a_grant(*SCOPES), "admin")
     assert (key.kind, key.scopes, check_api_key(api_key)) == ("admin", (), "adm")
     assert await service.has_admin()
     caller = await service.authenticate(api_key)
@@ -112,24 +118,24 @@ async def test_what_create_answers_is_what_show_says_ever_after(
     grant = a_grant(
         "distill", expires_at=expires_at, budget=BudgetGrant(limit=7), metadata={"a": "b"}, models=("tiny",)
     )
-    key, _ = await service.create(grant)
+    key, _ = await create(service, grant)
     assert await service.show(key.id) == key
     assert (key.budget.limit, key.budget.remaining, key.metadata, key.models) == (7, 7, {"a": "b"}, ("tiny",))
 
 
 async def test_a_key_that_expires_in_the_far_future_works_today(service: KeyService) -> None:
-    _, api_key = await service.create(a_grant(expires_at=datetime(9999, 12, 31, tzinfo=UTC)))
+    _, api_key = await create(service, a_grant(expires_at=datetime(9999, 12, 31, tzinfo=UTC)))
     assert (await service.authenticate(api_key)).key is not None
 
 
 async def test_a_key_is_registered_for_an_api_key_that_exists(service: KeyService) -> None:
     api_key = new_api_key("adm")
-    key = await service.register(a_grant(), "admin", api_key)
-    assert (await service.authenticate(api_key)).key == key
+    issued = await service.register(a_grant(), "admin", api_key)
+    assert (await service.authenticate(api_key)).key == issued.record
 
 
 async def test_a_record_never_shows_a_secret(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant())
+    key, api_key = await create(service, a_grant())
     shown = repr(await service.show(key.id)) + key.model_dump_json()
     assert api_key[8:40] not in shown
     assert Vault(Keyring([MASTER])).digests(api_key)[0] not in shown
@@ -139,7 +145,7 @@ async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyS
     made = []
     for _ in range(5):
         clock.now += 1
-        made.append((await service.create(a_grant()))[0])
+        made.append((await create(service, a_grant()))[0])
     newest_first = made[::-1]
     first, cursor = await service.page(None, 2)
     second, cursor_2 = await service.page(cursor, 2)
@@ -155,16 +161,16 @@ async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyS
 
 
 async def test_an_api_key_and_its_token_authenticate_as_the_key_with_its_scopes(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant("distill", "unlock"))
+    key, api_key = await create(service, a_grant("distill", "unlock"))
     expected = Caller(key, frozenset({"predict", "distill", "unlock"}))
     assert await service.authenticate(api_key) == expected
     assert await service.authenticate(await token_of(service, key, api_key)) == expected
 
 
 async def test_revoking_kills_the_api_key_and_its_token_at_once_and_no_other_key(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant())
+    key, api_key = await create(service, a_grant())
     token = await token_of(service, key, api_key)
-    _, other = await service.create(a_grant())
+    _, other = await create(service, a_grant())
     revoked = await service.revoke(key.id)
     assert (revoked.state, (await service.show(key.id)).state) == ("revoked", "revoked")
     assert await refuses(service, api_key, token)
@@ -176,7 +182,7 @@ async def test_revoking_kills_the_api_key_and_its_token_at_once_and_no_other_key
 
 
 async def test_a_key_and_its_token_end_with_its_expiry(service: KeyService, clock: Clock) -> None:
-    key, api_key = await service.create(a_grant(expires_at=instant(clock.now + 100)))
+    key, api_key = await create(service, a_grant(expires_at=instant(clock.now + 100)))
     token = await token_of(service, key, api_key)
     clock.now += 98
     assert (await service.authenticate(api_key)).key == (await service.authenticate(token)).key == key
@@ -187,31 +193,47 @@ async def test_a_key_and_its_token_end_with_its_expiry(service: KeyService, cloc
 
 
 async def test_a_token_of_an_earlier_epoch_is_refused(service: KeyService, mint: TokenMint) -> None:
-    key, _ = await service.create(a_grant())
+    key, _ = await create(service, a_grant())
     tokens = {epoch: mint.issue(Claims(key.id, epoch, frozenset({"predict"}))) for epoch in (-1, 0, 1)}
     assert (await service.authenticate(tokens[0])).key == key
     assert await refuses(service, tokens[-1], tokens[1])
 
 
-async def test_a_key_of_an_older_master_key_is_found_after_rotation(
+async def test_a_key_of_an_older_master_key_is_found_after_rotation_and_ever_after_if_it_was_presented(
     service: KeyService, store: KeyStore, mint: TokenMint, clock: Clock
 ) -> None:
-    key, api_key = await service.create(a_grant())
+    key, api_key = await create(service, a_grant())
+    _, absent = await create(service, a_grant())
     rotated = KeyService(store, Vault(Keyring([NEXT_MASTER, MASTER])), mint, clock)
     assert (await rotated.authenticate(api_key)).key == key
-    _, newer = await rotated.create(a_grant())
+    assert (await service.authenticate(api_key)).key is not None, "a replica with the old ring still runs"
+    _, newer = await create(rotated, a_grant())
     assert await refuses(service, newer)
-    assert await refuses(KeyService(store, Vault(Keyring([NEXT_MASTER])), mint, clock), api_key)
+    without_old = KeyService(store, Vault(Keyring([NEXT_MASTER])), mint, clock)
+    assert await refuses(without_old, absent)
+    for credential in (api_key, newer):
+        assert (await without_old.authenticate(credential)).key is not None
+
+
+async def test_presenting_a_revoked_key_does_not_file_it_anew(
+    service: KeyService, store: KeyStore, mint: TokenMint, clock: Clock
+) -> None:
+    key, api_key = await create(service, a_grant())
+    await service.revoke(key.id)
+    vault = Vault(Keyring([NEXT_MASTER, MASTER]))
+    assert await refuses(KeyService(store, vault, mint, clock), api_key)
+    with pytest.raises(InvalidCredential):
+        await store.find(vault.digests(api_key)[:1])
 
 
 async def test_every_refused_credential_gets_one_text(service: KeyService, mint: TokenMint, clock: Clock) -> None:
-    expiring, expired_key = await service.create(a_grant(expires_at=instant(clock.now + 10)))
+    expiring, expired_key = await create(service, a_grant(expires_at=instant(clock.now + 10)))
     expired_token = await token_of(service, expiring, expired_key)
-    revoked, revoked_key = await service.create(a_grant())
+    revoked, revoked_key = await create(service, a_grant())
     revoked_token = await token_of(service, revoked, revoked_key)
     await service.revoke(revoked.id)
-    good, good_key = await service.create(a_grant())
-    admin, _ = await service.create(a_grant(), "admin")
+    good, good_key = await create(service, a_grant())
+    admin, _ = await create(service, a_grant(), "admin")
     clock.now += 20
     credentials = {
         "empty": "",
@@ -247,13 +269,13 @@ async def test_every_refused_credential_gets_one_text(service: KeyService, mint:
 
 
 async def test_a_token_answer_names_its_life_and_scopes(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant("unlock", "distill"))
+    key, api_key = await create(service, a_grant("unlock", "distill"))
     assert (await service.token(key.id, api_key, None))[1:] == (900, ["distill", "predict", "unlock"])
     assert (await service.token(key.id, api_key, "unlock  predict"))[1:] == (900, ["predict", "unlock"])
 
 
 async def test_an_admin_key_gets_no_token(service: KeyService) -> None:
-    admin, admin_key = await service.create(a_grant(), "admin")
+    admin, admin_key = await create(service, a_grant(), "admin")
     for scope in (None, "predict"):
         with pytest.raises(InvalidGrant) as refusal:
             await service.token(admin.id, admin_key, scope)
@@ -262,20 +284,20 @@ async def test_an_admin_key_gets_no_token(service: KeyService) -> None:
 
 @pytest.mark.parametrize("scope", ["unlock", "predict unlock", "PREDICT", "admin", "*", "", " ", "predict,distill"])
 async def test_a_scope_that_the_key_does_not_have_is_not_given(service: KeyService, scope: str) -> None:
-    key, api_key = await service.create(a_grant("distill"))
+    key, api_key = await create(service, a_grant("distill"))
     with pytest.raises(InvalidGrant) as refusal:
         await service.token(key.id, api_key, scope)
     assert refusal.value.oauth_error == "invalid_scope"
 
 
 async def test_a_token_is_never_wider_than_its_key(service: KeyService, mint: TokenMint) -> None:
-    key, _ = await service.create(a_grant("distill"))
+    key, _ = await create(service, a_grant("distill"))
     wide = mint.issue(Claims(key.id, 0, frozenset({*SCOPES, "admin"})))
     assert (await service.authenticate(wide)).scopes == {"predict", "distill"}
 
 
 async def test_a_narrower_token_holds_only_its_own_scopes(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant("distill", "unlock"))
+    key, api_key = await create(service, a_grant("distill", "unlock"))
     narrow = await service.authenticate(await token_of(service, key, api_key, "distill"))
     assert {scope for scope in SCOPES if narrow.may(scope, "tiny")} == {"distill"}
     whole = await service.authenticate(api_key)
@@ -286,7 +308,7 @@ async def test_a_narrower_token_holds_only_its_own_scopes(service: KeyService) -
 
 
 async def test_a_key_for_some_models_has_no_right_on_others(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant("distill", models=("tiny", "cifar10")))
+    key, api_key = await create(service, a_grant("distill", models=("tiny", "cifar10")))
     for credential in (api_key, await token_of(service, key, api_key)):
         caller = await service.authenticate(credential)
         rights = {(scope, model) for scope in SCOPES for model in ("tiny", "cifar10", "other", "*", "tin")}
@@ -296,7 +318,7 @@ async def test_a_key_for_some_models_has_no_right_on_others(service: KeyService)
 
 
 async def test_a_key_for_all_models_has_its_rights_on_each(service: KeyService) -> None:
-    _, api_key = await service.create(a_grant("distill"))
+    _, api_key = await create(service, a_grant("distill"))
     caller = await service.authenticate(api_key)
     assert caller.may("distill", "any name")
     assert not caller.may("unlock", "any name")
@@ -312,7 +334,7 @@ async def test_the_anonymous_caller_may_predict_and_has_no_budget(service: KeySe
 
 
 async def test_an_api_key_and_its_token_spend_one_budget(service: KeyService) -> None:
-    key, api_key = await service.create(a_grant("distill", budget=BudgetGrant(limit=10)))
+    key, api_key = await create(service, a_grant("distill", budget=BudgetGrant(limit=10)))
     by_key = await service.authenticate(api_key)
     by_token = await service.authenticate(await token_of(service, key, api_key))
     settled, released = await service.charge(by_key, 4), await service.charge(by_token, 6)
@@ -326,7 +348,7 @@ async def test_an_api_key_and_its_token_spend_one_budget(service: KeyService) ->
 async def test_a_caller_that_was_authenticated_before_the_revocation_charges_nothing_after_it(
     service: KeyService,
 ) -> None:
-    key, api_key = await service.create(a_grant("distill", budget=BudgetGrant(limit=10)))
+    key, api_key = await create(service, a_grant("distill", budget=BudgetGrant(limit=10)))
     caller = await service.authenticate(api_key)
     await service.revoke(key.id)
     with pytest.raises(InvalidCredential):

@@ -2,12 +2,9 @@
 
 import asyncio
 import hashlib
-import secrets
-import shutil
-import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,94 +13,15 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from keys.embedded import EmbeddedStore
+from keys.connection import SCRIPTS, connect
 from keys.errors import ConfigurationError, InvalidCredential, QuotaExceeded, StoreUnavailable, UnknownKey
-from keys.material import Keyring, Vault, check_api_key
+from keys.image_keys import ImageKeyGrant
+from keys.material import Keyring, Vault, check_api_key, to_text
 from keys.records import MAX_BUDGET, Budget, Hold, KeyGrant, KeyRecord, instant
 from keys.service import KeyService
-from keys.store import SCRIPTS, KeyStore, connect
+from keys.store import KeyStore
 from keys.tokens import TokenMint
-
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-Serve = Callable[[Path], AbstractContextManager[str]]
-
-
-@contextmanager
-def embedded(folder: Path) -> Iterator[str]:
-    with EmbeddedStore(folder) as store:
-        yield store.url
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("no redis-server on this machine")
-    socket = folder / "redis.sock"
-    options = f"--port 0 --unixsocket {socket} --dir {folder} --appendonly yes --appendfsync always".split()
-    command = [binary, *options, "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own command
-        try:
-            give_up = time.monotonic() + 10
-            while not socket.exists() and time.monotonic() < give_up:
-                time.sleep(0.02)
-            yield f"unix://{socket}"
-        finally:
-            process.terminate()
-
-
-@pytest.fixture(scope="module", params=[embedded, redis_server], ids=["embedded", "redis-server"])
-def serve(request: pytest.FixtureRequest) -> Serve:
-    """How to run a server on a folder; run on it again, it has the same data and socket."""
-    server: Serve = request.param
-    return server
-
-
-@pytest.fixture(scope="module")
-def url(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[Redis]:
-    async with connect(url) as client:
-        await client.flushall()
-        yield client
-
-
-@pytest.fixture
-def store(client: Redis) -> KeyStore:
-    return KeyStore(client)
-
-
-def a_record(limit: int | None = 100, **changes: object) -> KeyRecord:
-    """A new client key of its own."""
-    fields: dict[str, Any] = {
-        "id": f"key_{secrets.token_hex(10)}",
-        "kind": "client",
-        "name": "Müller & Söhne “β”",
-        "scopes": ("distill", "predict"),
-        "models": ("cifar10", "tiny"),
-        "state": "active",
-        "created_at": NOON,
-        "expires_at": None,
-        "budget": Budget(limit=limit, remaining=limit),
-        "metadata": {"contract": "7/2026"},
-        "epoch": 0,
-        **changes,
-    }
-    return KeyRecord(**fields)
-
-
-def digest_of(record: KeyRecord) -> str:
-    return hashlib.sha256(record.id.encode()).hexdigest()
-
-
-async def insert(store: KeyStore, limit: int | None = 100, **changes: object) -> KeyRecord:
-    record = a_record(limit, **changes)
-    await store.insert(record, digest_of(record))
-    return record
+from tests.keys.conftest import NOON, Serve, a_record, digest_of, insert
 
 
 async def remaining(store: KeyStore, record: KeyRecord) -> int | None:
@@ -402,11 +320,13 @@ async def _content(client: Redis, name: str) -> tuple[str, object]:
 async def test_nothing_in_the_store_contains_an_api_key(store: KeyStore, client: Redis) -> None:
     ring = Keyring([hashlib.sha256(b"master").digest()])
     service = KeyService(store, Vault(ring), TokenMint(ring, 900, time.time), time.time)
-    record, api_key = await service.create(KeyGrant(name="partner", scopes=frozenset({"distill"})))
+    grant = KeyGrant(name="partner", scopes=frozenset({"distill", "decrypt"}), image_key=ImageKeyGrant(scheme="sealed"))
+    issued = await service.create(grant)
+    record, api_key = issued.record, issued.api_key
     token, _, _ = await service.token(record.id, api_key, None)
     await service.charge(await service.authenticate(api_key), 2)
     await service.charge(await service.authenticate(token), 2)
-    _, admin_key = await service.create(KeyGrant(name="admin"), "admin")
+    admin_key = (await service.create(KeyGrant(name="admin"), "admin")).api_key
     content = [await _content(client, str(name)) async for name in client.scan_iter()]
     dump = repr(content)
     assert record.id in dump, "the dump is of this store"
@@ -415,6 +335,8 @@ async def test_nothing_in_the_store_contains_an_api_key(store: KeyStore, client:
         assert secret not in dump
         assert secret[8:40] not in dump
     assert token.rpartition(".")[2] not in dump
+    assert issued.image_key is not None
+    assert to_text(issued.image_key.secret) not in dump
 
 
 # --- a store that is gone
@@ -424,6 +346,7 @@ CALLS: dict[str, Callable[[KeyStore, KeyRecord, Hold], Awaitable[object]]] = {
     "insert": lambda store, *_: store.insert(a_record(), "0" * 64),
     "find": lambda store, record, _: store.find([digest_of(record)]),
     "get": lambda store, record, _: store.get(record.id),
+    "refile": lambda store, record, _: store.refile(record, [digest_of(record)], "5f0c"),
     "page": lambda store, *_: store.page(None, 10),
     "has_admin": lambda store, *_: store.has_admin(),
     "revoke": lambda store, record, _: store.revoke(record.id),

@@ -1,0 +1,147 @@
+"""After a rotation of the master key every sealed secret is sealed again, and nothing else changes."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from keys.connection import connect
+from keys.embedded import EmbeddedStore
+from keys.errors import UndecryptableImage
+from keys.image_keys import DAY_S, ImageKeyGrant, IssuedImageKey
+from keys.material import Keyring, Vault, to_text
+from keys.records import Caller, IssuedKey, KeyGrant
+from keys.rewrap import Tally
+from keys.service import KeyService
+from keys.store import KeyStore
+from keys.tokens import TokenMint
+
+OLD, NEW, LOST = (hashlib.sha256(name).digest() for name in (b"old", b"new", b"lost"))
+SEALED, PIXEL = ImageKeyGrant(scheme="sealed"), ImageKeyGrant(scheme="pixel", transform="shf", block=4)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with EmbeddedStore(tmp_path_factory.mktemp("rewrap")) as store:
+        yield store.url
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[Redis]:
+    async with connect(url) as client:
+        await client.flushall()
+        yield client
+
+
+def under(client: Redis, *masters: bytes) -> KeyService:
+    """The service with these master keys, newest first."""
+    return KeyService(KeyStore(client), Vault(Keyring(masters)), TokenMint(Keyring([OLD]), 900, time.time), time.time)
+
+
+async def create(service: KeyService, grant: ImageKeyGrant = SEALED) -> IssuedKey:
+    return await service.create(KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=grant))
+
+
+def first(key: IssuedKey) -> IssuedImageKey:
+    assert key.image_key is not None
+    return key.image_key
+
+
+async def opened(service: KeyService, key: IssuedKey) -> bytes | None:
+    """The secret of a key's first image key, if it opens."""
+    record = first(key).record
+    try:
+        return (await service.image_secret(Caller(key.record), record.kid, record.scheme)).secret
+    except UndecryptableImage:
+        return None
+
+
+async def test_after_it_the_new_master_key_alone_opens_every_image_key(client: Redis) -> None:
+    old, both, new = under(client, OLD), under(client, NEW, OLD), under(client, NEW)
+    keys = [await create(old, grant) for grant in (SEALED, PIXEL) * 3] + [await create(both)]
+    retiring = await old.image_keys.issue(keys[0].record.id, SEALED, DAY_S)
+    before = [first(key).secret for key in keys]
+    assert [await opened(new, key) for key in keys[:-1]] == [None] * 6
+    tally, _ = await both.rewrap()
+    assert (tally.resealed, tally.current, tally.unreadable) == (7, 1, [])
+    assert [await opened(new, key) for key in keys] == before
+    assert await opened(old, keys[0]) is None
+    again = (await new.image_secret(Caller(keys[0].record), retiring.record.kid, "sealed")).secret
+    assert again == retiring.secret
+
+
+async def test_a_second_run_changes_nothing(client: Redis) -> None:
+    key = await create(under(client, OLD))
+    both, name = under(client, NEW, OLD), f"sdb:{{{key.record.id}}}:image-keys"
+    assert (await both.rewrap())[0] == Tally(1, 0, [])
+    stored = await client.hgetall(name)
+    assert (await both.rewrap())[0] == (await under(client, NEW).rewrap())[0] == Tally(0, 1, [])
+    assert await client.hgetall(name) == stored
+
+
+async def test_retired_ones_are_left_to_be_erased(client: Redis) -> None:
+    old = under(client, OLD)
+    key = await create(old)
+    await old.image_keys.retire(key.record.id, first(key).record.kid, 0)
+    assert (await under(client, NEW, OLD).rewrap())[0] == Tally(0, 0, [])
+
+
+async def test_what_does_not_open_is_named_and_the_rest_is_sealed_again(client: Redis) -> None:
+    lost, good, damaged = [await create(under(client, master)) for master in (LOST, OLD, OLD)]
+    kid, name = first(damaged).record.kid, f"sdb:{{{damaged.record.id}}}:image-keys"
+    await client.hset(name, kid, str(await client.hget(name, kid)).replace('"secret":"', '"secret":"§'))
+    tally, _ = await under(client, NEW, OLD).rewrap()
+    assert (tally.resealed, len(tally.unreadable)) == (1, 2)
+    assert {context.split("/")[1] for context in tally.unreadable} == {lost.record.id, damaged.record.id}
+    assert await opened(under(client, NEW), good) == first(good).secret
+    assert await opened(under(client, LOST), lost) == first(lost).secret, "its master key may be found again"
+
+
+async def test_beside_it_nothing_is_lost_and_nothing_comes_back(client: Redis) -> None:
+    old, both, new = under(client, OLD), under(client, NEW, OLD), under(client, NEW)
+    keys = [await create(old) for _ in range(12)]
+    issues = [both.image_keys.issue(key.record.id, SEALED, DAY_S) for key in keys]
+    retirements = [both.image_keys.retire(key.record.id, first(key).record.kid, 0) for key in keys[::2]]
+    runs = [both.rewrap() for _ in range(3)]
+    issued, *_ = await asyncio.gather(asyncio.gather(*issues), asyncio.gather(*runs), asyncio.gather(*retirements))
+    assert (await both.rewrap())[0].unreadable == []
+    for number, (key, newer) in enumerate(zip(keys, issued, strict=True)):
+        found = await new.image_secret(Caller(key.record), newer.record.kid, "sealed")
+        assert found.secret == newer.secret
+        assert await opened(new, key) == (None if number % 2 == 0 else first(key).secret)
+
+
+async def test_a_key_waits_until_it_is_presented_and_a_revoked_one_does_not(client: Redis) -> None:
+    old, both = under(client, OLD), under(client, NEW, OLD)
+    present, absent, revoked = [await create(old) for _ in range(3)]
+    newer = await create(both)
+    await old.revoke(revoked.record.id)
+    assert (await both.rewrap())[1] == [absent.record.id, present.record.id]
+    for key in (present, newer):
+        await both.authenticate(key.api_key)
+    assert (await both.rewrap())[1] == [absent.record.id]
+    assert (await under(client, OLD).rewrap())[1] == [newer.record.id, present.record.id], "not their newest"
+    assert (await under(client, NEW).authenticate(present.api_key)).key is not None
+
+
+async def test_every_page_of_keys_is_visited(client: Redis) -> None:
+    old = under(client, OLD)
+    made = [await create(old) for _ in range(205)]
+    tally, waiting = await under(client, NEW, OLD).rewrap()
+    assert (tally.resealed, len(waiting)) == (205, 205)
+    assert set(waiting) == {key.record.id for key in made}
+
+
+def test_a_tally_counts_each_secret_once() -> None:
+    tally, vault = Tally(), Vault(Keyring([NEW, OLD]))
+    sealed = Vault(Keyring([OLD])).seal(b"secret", "c")
+    new = tally.reseal(vault, sealed, "c")
+    assert new is not None
+    assert Vault(Keyring([NEW])).unseal(new, "c") == b"secret"
+    assert tally.reseal(vault, new, "c") is None
+    assert tally.reseal(vault, b"", "d") is None
+    assert (tally.current, tally.unreadable) == (1, ["d"])
+    assert to_text(b"secret") not in repr(tally)
