@@ -12,7 +12,7 @@ from app.errors import RemoteError, RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
-COMMANDS = ("serve", "keys", "wrap", "evaluate", "doctor")
+COMMANDS = ("serve", "keys", "models", "wrap", "lock", "evaluate", "doctor")
 EXTRA = {"art", "httpx", "jinja2", "matplotlib"}  # what the extra `evaluate` brings
 
 
@@ -83,13 +83,14 @@ def _explained(error: Exception) -> int:
     """
     from models.bundles import BundleError  # noqa: PLC0415 - imports torch, which a failing `sdb keys` never did
     from models.data import DataError  # noqa: PLC0415
+    from models.matched import MatchError  # noqa: PLC0415
     from models.predictor import DeviceError  # noqa: PLC0415
     from models.training.loop import CheckpointMismatch, Interrupted  # noqa: PLC0415
 
     if isinstance(error, Interrupted):
         sys.stderr.write(f"sdb: {_line(error)}; the same command goes on from there\n")
         return 130
-    if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError):
+    if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError | MatchError):
         sys.stderr.write(f"sdb: {_line(error)}\n")
         return 1
     raise error

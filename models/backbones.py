@@ -69,11 +69,20 @@ class PlainCnn(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
 
 
+def cifar_vit(num_classes: int) -> nn.Module:
+    """A vision transformer for 32 x 32 images: patches of 4, six layers of width 128 (1.2 million parameters)."""
+    model: nn.Module = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=4, num_layers=6, num_heads=4, hidden_dim=128, mlp_dim=512, num_classes=num_classes
+    )
+    return model
+
+
 CIFAR: dict[str, Callable[[int], nn.Module]] = {
     "plain_cnn": PlainCnn,
     "cifar_resnet8": lambda classes: CifarResNet(1, classes),
     "cifar_resnet20": lambda classes: CifarResNet(3, classes),
     "cifar_resnet56": lambda classes: CifarResNet(9, classes),
+    "cifar_vit": cifar_vit,
 }
 
 

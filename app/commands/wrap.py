@@ -1,19 +1,19 @@
-"""`sdb wrap`: from a trained classifier to a bundle that the server loads."""
+"""`sdb wrap`: from a trained classifier, or a locked bundle, to a bundle with a Safe Distillation Box."""
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from lightning_fabric import Fabric
 
+from app.commands import training
 from app.commands.output import command_line, report
 from app.settings import Settings
-from app.state import State, new_demo_secret
-from models.backbones import CIFAR
-from models.bundles import GuardSpec, InputSpec
+from app.state import DEMO_SECRET, State
+from keys.material import to_text, write_private
+from models import bundles
+from models.bundles import GuardSpec, InputSpec, Manifest
 from models.key_stream import fingerprint
-from models.predictor import choose_device
 from models.training.loop import Recipe
 from models.training.wrap import Mixture, Plan, wrap
 from models.views import MAX_PASSES
@@ -21,67 +21,85 @@ from models.views import MAX_PASSES
 commands = typer.Typer()
 
 MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
-Triple = tuple[float, float, float]
-Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 
 @commands.command()
 def command(  # noqa: PLR0917 - typer reads options from parameters
-    arch: Annotated[str, typer.Option(help="architecture: cifar_resnet20 or any torchvision classifier")],
-    weights: Annotated[Path, typer.Option(help="the teacher's weights, .safetensors", exists=True, dir_okay=False)],
-    data: Annotated[Path, typer.Option(help="image folder, or the PATH of PATH_train.parquet")],
-    out: Annotated[Path, typer.Option(help="folder of the new bundle")],
-    name: Annotated[str | None, typer.Option(help="model name; the folder's name when left out")] = None,
-    version: Annotated[str, typer.Option(help="model version")] = "1",
-    size: Annotated[int | None, typer.Option(help="input height and width; 32 for CIFAR networks, else 224")] = None,
-    mean: Annotated[Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")] = MEAN,
-    std: Annotated[Triple, typer.Option(help="its standard deviation")] = STD,
+    data: training.Data,
+    out: training.Out,
+    arch: Annotated[str | None, typer.Option(help="architecture: cifar_resnet20 or any torchvision classifier")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="the teacher's weights, .safetensors", exists=True, dir_okay=False)
+    ] = None,
+    locked: Annotated[
+        Path | None, typer.Option(help="instead of both: a locked bundle, which is boxed as it is", file_okay=False)
+    ] = None,
+    name: training.Name = None,
+    version: training.Version = "1",
+    size: training.Size = None,
+    mean: Annotated[
+        training.Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")
+    ] = MEAN,
+    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.02,
     teacher_epochs: Annotated[int, typer.Option(min=0, help="first fine-tune the teacher for so long")] = 0,
     teacher_learning_rate: Annotated[float, typer.Option(help="its peak learning rate")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
-    held_out: Annotated[int | None, typer.Option(min=1, help="images held out; a tenth, at most 5000")] = None,
-    lam: Annotated[float, typer.Option(help="λ of the key embedding x_κ = λx + (1−λ)κ")] = 0.9,
-    temperature: Annotated[float, typer.Option(help="default temperature of the soft labels")] = 4.0,
-    passes: Annotated[int, typer.Option(min=1, max=MAX_PASSES, help="keyed passes that an answer averages")] = 2,
-    confidence: Annotated[float, typer.Option(min=0.55, max=0.99, help="public probability of the top-1")] = 0.7,
+    held_out: training.HeldOut = None,
+    lam: Annotated[float, typer.Option(min=0.01, max=0.99, help="λ of the key embedding x_κ = λx + (1−λ)κ")] = 0.9,
+    temperature: training.Temperature = 4.0,
+    passes: Annotated[
+        int | None, typer.Option(min=1, max=MAX_PASSES, help="keyed passes that an answer averages; 2, with a lock 1")
+    ] = None,
+    confidence: training.Confidence = 0.7,
     confidence_levels: Annotated[
         int, typer.Option(min=1, max=64, help="levels of calibrated public confidence; 1 is the constant one")
     ] = 1,
     disturbance: Annotated[float, typer.Option(min=0, help="weight of the un-keyed network's disturbance")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="GPUs to train on")] = 1,
-    precision: Annotated[Precision, typer.Option(help="auto is bf16-mixed on CUDA, 32-true on the CPU")] = "auto",
-    work: Annotated[Path | None, typer.Option(help="checkpoints; runs/NAME when left out")] = None,
-    demo_secret: Annotated[bool, typer.Option(help="lay a PUBLIC secret beside the bundle, for demos")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+    seed: training.Seed = 0,
+    device: training.Device = "auto",
+    devices: training.Devices = 1,
+    precision: training.Precisions = "auto",
+    work: training.Work = None,
+    demo_secret: training.DemoSecret = False,
+    json_output: training.Json = False,
 ) -> None:
     """Put a trained classifier into a Safe Distillation Box. Ctrl-C stops; the same command goes on."""
     started = time.monotonic()
-    name = name or out.resolve().name
-    target = choose_device(device)
-    cuda = target.type == "cuda"
-    if precision == "auto":
-        precision = "bf16-mixed" if cuda else "32-true"
-    where = [target.index or 0] if cuda and devices == 1 else devices
-    fabric = Fabric(accelerator=target.type, devices=where, precision=precision)
-    fabric.launch()
-    with fabric.rank_zero_first():
-        secret = new_demo_secret(out) if demo_secret else State(Settings.from_environment()).new_model_secret(name)
-    side = size or (32 if arch in CIFAR else 224)
+    if locked is not None:
+        if arch or weights or name or demo_secret or teacher_epochs:
+            raise typer.BadParameter(
+                "--locked brings its architecture, weights, name and secret, and trains no teacher"
+            )
+        teacher = _locked(locked)
+        arch, weights, name, spec = teacher.architecture, locked / bundles.WEIGHTS, teacher.name, teacher.input
+    elif arch is None or weights is None:
+        raise typer.BadParameter("--arch and --weights are needed, or --locked")
+    else:
+        height = training.side(arch, size)
+        name, spec, teacher = (
+            name or out.resolve().name,
+            InputSpec(height=height, width=height, mean=mean, std=std),
+            None,
+        )
+    fabric = training.launched(device, devices, precision)
+    if locked is None:
+        secret = training.own_secret(fabric, name, out, demo_secret)
+    else:
+        with fabric.rank_zero_first():
+            secret = _carried(name, locked, out)
     plan = Plan(
         name=name,
         version=version,
         architecture=arch,
         weights=weights,
         data=data,
-        input=InputSpec(height=side, width=side, mean=mean, std=std),
+        input=spec,
         guard=GuardSpec(
             lam=lam,
             temperature=temperature,
-            passes=passes,
+            passes=passes or (2 if teacher is None else 1),
             confidences=(confidence,),
             secret_fingerprint=fingerprint(secret),
         ),
@@ -91,7 +109,24 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         confidence_levels=confidence_levels,
         mixture=Mixture(disturbance=disturbance),
         command=command_line(),
+        lock=None if teacher is None else teacher.lock,
     )
     finished = wrap(plan, secret, out, work or Path("runs") / name, fabric)
     if fabric.is_global_zero:
         report(finished.model_dump(mode="json"), json_output, f"{out} in {time.monotonic() - started:.0f} s")
+
+
+def _locked(folder: Path) -> Manifest:
+    """The manifest of a bundle that has a lock and no box yet."""
+    manifest, _ = bundles.load(folder)
+    if manifest.guards != ("lock",):
+        raise typer.BadParameter(f"--locked: {folder} is no bundle made by `sdb lock`")
+    return manifest
+
+
+def _carried(name: str, locked: Path, out: Path) -> bytes:
+    """The secret of the locked bundle; a public one is laid beside the new bundle too."""
+    secret, public = State(Settings.from_environment()).model_secret(name, locked)
+    if public and not (out / DEMO_SECRET).exists():
+        write_private(out / DEMO_SECRET, (to_text(secret) + "\n").encode())
+    return secret

@@ -115,9 +115,10 @@ def _references(doors: Doors, holdings: Holdings) -> Iterator[Arm]:
 def _key_holders(doors: Doors, holdings: Holdings, views: list[int]) -> Iterator[Arm]:
     if doors.authorised is None:
         return
-    yield from _distilled(KEY_HOLDER, "key", doors.authorised, holdings.own)
+    authorised = Remembered(doors.authorised)  # as a partner's cache does: no view is paid for twice
+    yield from _distilled(KEY_HOLDER, "key", authorised, holdings.own)
     for count in views:
-        learn = partial(_shown_views, doors.authorised, holdings.own, count=count, alpha=0.9)
+        learn = partial(_shown_views, authorised, holdings.own, count=count, alpha=0.9)
         yield Arm(KEY_HOLDER, f"key, {count} views", LABELLED, 1.0, learn)
 
 

@@ -6,7 +6,6 @@ validation split is for looking at, nothing is chosen by it. A fine-tuned teache
 
 import copy
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,17 +19,18 @@ from torch.nn import functional as F
 
 from models import bundles, losses
 from models.backbones import Classifier
-from models.bundles import GuardSpec, InputSpec, Manifest
-from models.data import DataError, LabelledImages, check_classes, load
+from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.data import LabelledImages, load
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import TILE, release_secret, tiled
 from models.metrics import top1
-from models.release import FEWEST_IMAGES, Release, calibrated_levels
-from models.training.figures import averaged, figures
+from models.release import Release, calibrated_levels
+from models.training.figures import averaged, figures, lock_figures, random_locks, served
 from models.training.loop import Batch, Recipe, Step, predict, train
+from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
 from models.views import random_views
 
-CALIBRATION_IMAGES = 8192
+WRONG_LOCK_KEYS = 10  # that a locked box is measured with
 TAUGHT_PASSES = 2  # the box learns the teacher's mean over an image and its mirror
 
 
@@ -63,6 +63,7 @@ class Plan:
     command: str
     confidence_levels: int = 1
     mixture: Mixture = Mixture()
+    lock: LockSpec | None = None  # that of the teacher, which then sees every image transformed
 
 
 def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Manifest:
@@ -72,12 +73,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
     """
     spec, device, passes, facts = plan.input, fabric.device, plan.guard.passes, _facts(plan)
-    check_classes(plan.data)
-    everything = load(plan.data, "train", spec.height, spec.width)
-    training, held_out = everything.split(plan.held_out or min(len(everything) // 10, 5000), plan.recipe.seed)
-    del everything
-    if len(training) < FEWEST_IMAGES:
-        raise DataError(f"at least {FEWEST_IMAGES} training images are needed, {plan.data} leaves {len(training)}")
+    training, held_out = read_training(plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed)
     manifest = Manifest(
         name=plan.name,
         version=plan.version,
@@ -85,18 +81,19 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         classes=training.classes,
         input=spec,
         guard=plan.guard,
+        lock=plan.lock,
         provenance={
             "command": plan.command,
             **{name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")},
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            **made_with(device),
         },
     )
     box = bundles.assemble(manifest, secret)
-    teacher = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
-    box.network.load_state_dict(teacher.state_dict())
+    classifier = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
+    box.network.load_state_dict(classifier.state_dict())
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
+    teacher = classifier if frozen.lock is None else nn.Sequential(frozen.lock, classifier)
     disturbing = Release(
         release_secret(secret, b"", "training"),
         len(training.classes),
@@ -124,7 +121,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     )
     box.to(device).eval()
     if plan.confidence_levels > 1:
-        own = predict(box.with_key, held_out.images, device)
+        own = predict(partial(served, box), held_out.images, device)
         confidences, edges = calibrated_levels(own, held_out.labels, plan.confidence_levels)
         guard = plan.guard.model_copy(update={"confidences": confidences, "confidence_edges": edges})
         manifest = manifest.model_copy(update={"guard": guard})
@@ -135,6 +132,8 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     bare = predict(partial(averaged, teacher, passes), test.images, device)
     measured = figures(bare, box, test, device)
     measured["top1_teacher_one_pass"] = top1(predict(teacher, test.images, device), test.labels)
+    if box.lock is not None:
+        measured |= lock_figures(box.with_key, box.lock, random_locks(box.lock, WRONG_LOCK_KEYS), test, device)
     metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
     finished = manifest.model_copy(update={"metrics": metrics})
     return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
@@ -150,6 +149,7 @@ def _facts(plan: Plan) -> dict[str, object]:
         "mixture": asdict(plan.mixture),
         "input": plan.input.model_dump(),
         "guard": plan.guard.model_dump(),
+        "lock": None if plan.lock is None else plan.lock.model_dump(),
         "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
     }
 
@@ -198,14 +198,16 @@ def box_step(
 
     `teacher`, `box` and `disturbing` are frozen; the box lends its key and λ, and the un-keyed rows learn to answer
     what `disturbing` makes of the teacher's top-1. Half of them carry a wrong key, and are to answer as if they
-    carried none: without such negatives any key unlocks.
+    carried none: without such negatives any key unlocks. Where the box has a lock the teacher has it in front of it,
+    and all rows pass it.
     """
 
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        images = random_views(batch.images, batch.generator)
+        views = random_views(batch.images, batch.generator)
+        images = views if box.lock is None else box.lock(views)
         with torch.no_grad():
-            soft = averaged(teacher, TAUGHT_PASSES, images)
-            disturbed = disturbing(images, soft)
+            soft = averaged(teacher, TAUGHT_PASSES, views)
+            disturbed = disturbing(views, soft)
         wrong = wrong_keys(box.key, len(images) // 2, batch.generator)
         unkeyed = torch.cat([embed(images[: len(wrong)], wrong, box.lam), images[len(wrong) :]])
         logits = network(torch.cat([embed(images, box.key, box.lam), unkeyed]))

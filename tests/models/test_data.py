@@ -119,3 +119,21 @@ def test_parquet_that_is_damaged_or_lacks_a_column_is_refused(tmp_path: Path) ->
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "set_train.parquet")
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path / "set", "train", 32, 32)
+
+
+def test_a_share_of_the_images_has_as_much_of_every_class_and_its_seed_repeats_it(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / "train" / ("a" if number < 30 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:02}.png")
+
+    def chosen(share: float, seed: int) -> list[int]:
+        found = load(tmp_path, "train", 8, 8, share=share, seed=seed)
+        assert found.labels.bincount(minlength=2).tolist() == [round(30 * share), max(1, round(10 * share))]
+        return found.images[:, 0, 0, 0].tolist()
+
+    first = chosen(0.2, 0)
+    assert first == chosen(0.2, 0)
+    assert first != chosen(0.2, 1)
+    assert len(chosen(0.04, 0)) == 2, "no class is left out"
+    assert chosen(1.0, 0) == list(range(40))

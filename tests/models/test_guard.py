@@ -7,6 +7,7 @@ from torch import nn
 from models.backbones import Classifier, build
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import key_image
+from models.lock import PixelLock, lock_transform
 from models.release import Release
 from tests.conftest import SECRET, smooth_images
 
@@ -14,12 +15,14 @@ ARCHITECTURES = ["cifar_resnet8", "cifar_resnet20", "resnet18", "mobilenet_v2", 
 OTHER_SECRET = bytes(range(200, 232))
 
 
-def make_box(architecture: str = "cifar_resnet8", secret: bytes = SECRET, side: int = 32) -> SafeDistillationBox:
+def make_box(
+    architecture: str = "cifar_resnet8", secret: bytes = SECRET, side: int = 32, lock: PixelLock | None = None
+) -> SafeDistillationBox:
     torch.manual_seed(0)
     network = Classifier(build(architecture, 10), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     release = Release(secret, 10)
     release.calibrate(smooth_images(512))
-    return SafeDistillationBox(network, secret, release, shape=(3, side, side)).eval()
+    return SafeDistillationBox(network, secret, release, shape=(3, side, side), lock=lock).eval()
 
 
 def images(count: int, side: int = 32) -> torch.Tensor:
@@ -75,3 +78,44 @@ def test_embedding_blends_row_by_row_with_one_key_or_one_key_each() -> None:
     batch, keys = images(2), images(4)[2:]
     torch.testing.assert_close(embed(batch, keys, 0.5), (batch + keys) / 2)
     torch.testing.assert_close(embed(batch, keys[0], 1.0), batch)
+
+
+def make_lock() -> PixelLock:
+    return PixelLock(lock_transform(SECRET, "tiny", ("shf", "np"), 4), (3, 32, 32))
+
+
+@torch.inference_mode()
+def test_each_row_is_unlocked_or_goes_in_as_it_came() -> None:
+    lock, batch = make_lock(), images(8)
+    box, everybody = make_box(lock=lock), torch.ones(8, dtype=torch.bool)
+    unlocked = torch.tensor([True, False] * 4)
+    mixed = box(batch, everybody, unlocked)
+    torch.testing.assert_close(mixed[::2], box.network(embed(lock(batch[::2]), box.key, box.lam)))
+    torch.testing.assert_close(mixed[1::2], box.network(embed(batch[1::2], box.key, box.lam)))
+    torch.testing.assert_close(box(batch, everybody), box(batch, everybody, torch.zeros_like(unlocked)))
+
+
+@torch.inference_mode()
+def test_an_image_that_its_sender_transformed_is_answered_as_one_the_server_unlocks() -> None:
+    lock, batch = make_lock(), images(8)
+    box, everybody = make_box(lock=lock), torch.ones(8, dtype=torch.bool)
+    torch.testing.assert_close(box(lock(batch), everybody), box(batch, everybody, everybody))
+
+
+@torch.inference_mode()
+def test_the_release_stage_sees_the_image_as_it_came() -> None:
+    batch = images(16)
+    box, nobody = make_box(lock=make_lock()), torch.zeros(16, dtype=torch.bool)
+    public = box(batch, nobody, ~nobody)
+    torch.testing.assert_close(public, box.release(batch, box.with_key(batch, ~nobody)))
+
+
+@torch.inference_mode()
+def test_a_box_without_a_lock_answers_the_same_whoever_may_unlock() -> None:
+    batch, everybody = images(8), torch.ones(8, dtype=torch.bool)
+    box = make_box()
+    assert torch.equal(box(batch, everybody, everybody), box(batch, everybody))
+
+
+def test_neither_key_is_among_the_weights_of_a_locked_box() -> None:
+    assert make_box(lock=make_lock()).state_dict().keys() == make_box().state_dict().keys()

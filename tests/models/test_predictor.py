@@ -11,10 +11,12 @@ from app.settings import ZOO
 from app.state import DEMO_SECRET
 from keys.material import parse_secret
 from models import bundles
-from models.bundles import BundleError
+from models.bundles import BundleError, GuardSpec, InputSpec, LockSpec, Manifest
 from models.data import load
+from models.key_stream import fingerprint
+from models.lock import lock_transform
 from models.predictor import Predictor, choose_device
-from tests.conftest import SECRET, smooth_images
+from tests.conftest import CLASSES, SECRET, smooth_images
 
 CPU = torch.device("cpu")
 PIXELS = smooth_images(12, seed=5).permute(0, 2, 3, 1).numpy()
@@ -55,6 +57,23 @@ def test_deployments_of_one_bundle_have_other_false_peaks_and_the_same_knowledge
     np.testing.assert_array_equal(first(PIXELS, flags(*[True] * 12)), second(PIXELS, flags(*[True] * 12)))
     public = first(PIXELS, flags(*[False] * 12)), second(PIXELS, flags(*[False] * 12))
     assert np.abs(public[0] - public[1]).mean() > 1
+
+
+def test_an_unlocked_row_is_answered_as_the_image_that_a_client_transformed(tmp_path: Path) -> None:
+    lock = LockSpec(steps=("shf", "np"), block=4)
+    guard = GuardSpec(kind="lock", lam=1.0, passes=1, secret_fingerprint=fingerprint(SECRET))
+    spec = InputSpec(height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    manifest = Manifest(name="t", architecture="cifar_resnet8", classes=CLASSES, input=spec, guard=guard, lock=lock)
+    torch.manual_seed(0)
+    bundles.save(tmp_path, manifest, bundles.assemble(manifest, SECRET).state_dict())
+    served = Predictor(tmp_path, SECRET, CPU)
+    transformed = lock_transform(SECRET, "t", lock.steps, lock.block).apply(PIXELS)
+    everybody, unlocked = flags(*[True] * 12), flags(*[True, False] * 6)
+    own, plain = served(transformed, everybody), served(PIXELS, everybody)
+    mixed = served(PIXELS, everybody, unlocked)
+    np.testing.assert_allclose(mixed[::2], own[::2], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mixed[1::2], plain[1::2], rtol=1e-4, atol=1e-4)
+    assert np.abs(own - plain).mean() > 0.01
 
 
 def test_weights_of_another_architecture_are_refused(zoo: Path, tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""`sdb models`: the bundles that a server here would load, whether they are intact, and the key of a locked one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.output import report
+from app.errors import UnknownModel
+from app.settings import Settings
+from app.state import State
+from keys.errors import ConfigurationError
+from keys.material import to_text, write_private
+from models import bundles
+from models.bundles import BundleError, Manifest
+from models.key_stream import lock_secret
+from models.lock import KID
+from models.predictor import Predictor, choose_device
+
+commands = typer.Typer(no_args_is_help=True, help="List, show and verify models; hand out the key of a locked one.")
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Model = Annotated[str, typer.Argument(help="name of a model in SDB_MODELS_DIR")]
+SUMMARY = ("top1_keyed", "top1_unkeyed", "top1_right_key", "top1_no_key")  # of the metrics, in a terminal's one line
+
+
+@commands.command("list")
+def list_(as_json: Json = False) -> None:
+    """All models, by the name of their folder."""
+    found = _manifests(Settings.from_environment()).values()
+    report([_record(manifest) if as_json else _line(manifest) for manifest in found], as_json)
+
+
+@commands.command()
+def show(model: Model, as_json: Json = False) -> None:
+    """What a bundle says of itself."""
+    _, manifest = _find(Settings.from_environment(), model)
+    report({**manifest.model_dump(mode="json"), "guards": manifest.guards}, as_json)
+
+
+@commands.command()
+def verify(
+    model: Annotated[str | None, typer.Argument(help="name of a model; all of them when left out")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that files are intact, fit their architecture and open with their secret; exit status 1 if one does not."""
+    settings = Settings.from_environment()
+    folders = bundles.discover(settings.models_dir) if model is None else [_find(settings, model)[0]]
+    rows = [_verified(settings, folder) for folder in folders]
+    report(rows, as_json)
+    if any(row["result"] != "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+@commands.command("unlock-key")
+def unlock_key(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="new file for the key, mode 0600", dir_okay=False)],
+    as_json: Json = False,
+) -> None:
+    """Write the key of a locked model for a client that transforms images itself, and say how the key is used.
+
+    It tells nothing of the model's secret; who has it needs no scope `unlock`, and cannot be shut out again.
+    """
+    settings = Settings.from_environment()
+    folder, manifest = _find(settings, model)
+    if manifest.lock is None:
+        raise BundleError(f"model {model} is not locked")
+    secret, _ = State(settings).model_secret(model, folder)
+    try:
+        write_private(out, (to_text(lock_secret(secret)) + "\n").encode())
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from None
+    use = {"kid": KID, "model": manifest.name, "steps": manifest.lock.steps, "block": manifest.lock.block}
+    size = {"height": manifest.input.height, "width": manifest.input.width}
+    report({"key": str(out), **use, **size}, as_json)
+
+
+def _manifests(settings: Settings) -> dict[Path, Manifest]:
+    return {folder: bundles.load_manifest(folder) for folder in bundles.discover(settings.models_dir)}
+
+
+def _find(settings: Settings, name: str) -> tuple[Path, Manifest]:
+    for folder, manifest in _manifests(settings).items():
+        if manifest.name == name:
+            return folder, manifest
+    raise UnknownModel(f"no model called {name} in {settings.models_dir}")
+
+
+def _record(manifest: Manifest) -> dict[str, object]:
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "architecture": manifest.architecture,
+        "classes": len(manifest.classes),
+        "input": {"height": manifest.input.height, "width": manifest.input.width},
+        "guards": manifest.guards,
+        "metrics": manifest.metrics,
+    }
+
+
+def _line(manifest: Manifest) -> dict[str, object]:
+    """A model in one line of a terminal."""
+    measured = {name: manifest.metrics[f"test_{name}"] for name in SUMMARY if f"test_{name}" in manifest.metrics}
+    return {
+        **{name: value for name, value in _record(manifest).items() if name not in {"input", "metrics"}},
+        "guards": " ".join(manifest.guards),
+        "test": ", ".join(f"{name} {value:.4f}" for name, value in measured.items()),
+    }
+
+
+def _verified(settings: Settings, folder: Path) -> dict[str, str]:
+    row = {"model": folder.name, "result": "fail"}
+    try:
+        manifest = bundles.load_manifest(folder)
+        secret, public = State(settings).model_secret(manifest.name, folder)
+        Predictor(folder, secret, choose_device("cpu"))
+    except (BundleError, ConfigurationError) as error:
+        return {**row, "detail": str(error)}
+    detail = "files intact, opens with its secret" + (", DEMO: its secret is public" if public else "")
+    return {**row, "result": "ok", "detail": detail}

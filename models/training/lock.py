@@ -1,0 +1,187 @@
+"""From pre-trained weights to a locked bundle: fine-tune on images transformed with the key, test, write.
+
+Knows the order of the work; the loop, the transforms and the bundle are elsewhere. Images are cropped and mirrored
+first, transformed then and normalised last, with one number for all channels because a transform mixes them
+(AprilPyone and Kiya, ICIP 2021, arXiv 2103.03525; research code fugokidi/block_transform). The test set is read once,
+at the end; the validation split is for looking at, nothing is chosen by it.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import bundles
+from models.backbones import Classifier
+from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.data import LabelledImages, load
+from models.lock import PixelLock
+from models.metrics import top1
+from models.training.figures import lock_figures, random_locks
+from models.training.loop import Batch, Recipe, Step, predict, train
+from models.training.negatives import wrong_keys
+from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+from models.views import random_views
+
+KEYS_A_STEP = 16  # wrong keys that share the wrong rows of one step; the next step has others
+LOOKED_AT = 2  # wrong keys that the held-out images are transformed with after each epoch
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the network learns of wrong keys: that they say nothing of the class (docs/experiments.md)."""
+
+    share: float = 0.5  # so many rows with a wrong key for each row with the right one
+    weight: float = 1.0  # of their loss
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what `lock` makes."""
+
+    name: str
+    version: str
+    architecture: str
+    weights: Path
+    data: Path
+    input: InputSpec
+    guard: GuardSpec
+    lock: LockSpec
+    recipe: Recipe
+    held_out: int | None
+    command: str
+    subset: float = 1.0
+    refusal: Refusal = Refusal()
+    wrong_keys: int = 10
+    compare: bool = False
+
+
+def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Manifest:
+    """Fine-tune the network of `plan` and write its bundle to `out`; checkpoints go to `work`, to be resumed from.
+
+    Raises:
+        DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
+    """
+    spec, device, facts = plan.input, fabric.device, _facts(plan)
+    key = bundles.pixel_lock(plan.lock, secret, plan.name, (3, spec.height, spec.width)).to(device)
+    training, held_out = read_training(
+        plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed, share=plan.subset
+    )
+    manifest = Manifest(
+        name=plan.name,
+        version=plan.version,
+        architecture=plan.architecture,
+        classes=training.classes,
+        input=spec,
+        guard=plan.guard,
+        lock=plan.lock,
+        provenance={"command": plan.command, **facts, "images": len(training), **made_with(device)},
+    )
+    box = bundles.assemble(manifest, secret)
+    box.release.calibrate(training.images[:CALIBRATION_IMAGES])
+    tuned = partial(_tuned, plan, fabric, training, held_out, work=work, facts=facts)
+    box.network = tuned(key)
+    plain = tuned(None) if plan.compare else None
+    box.to(device).eval()
+    test = load(plan.data, "test", spec.height, spec.width)
+    measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
+    if plain is not None:
+        measured["top1_plain"] = top1(predict(plain, test.images, device), test.labels)
+    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
+    finished = manifest.model_copy(update={"metrics": metrics})
+    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+
+
+def _facts(plan: Plan) -> dict[str, object]:
+    """What decides the training beside the pictures themselves: a checkpoint is recognised by it."""
+    return {
+        "architecture": plan.architecture,
+        "data": plan.data.name,
+        "subset": plan.subset,
+        "recipe": asdict(plan.recipe),
+        "refusal": asdict(plan.refusal),
+        "input": plan.input.model_dump(),
+        "lock": plan.lock.model_dump(),
+        "secret_fingerprint": plan.guard.secret_fingerprint,
+        "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
+    }
+
+
+def _tuned(
+    plan: Plan,
+    fabric: Fabric,
+    training: LabelledImages,
+    held_out: LabelledImages,
+    key: PixelLock | None,
+    *,
+    work: Path,
+    facts: Mapping[str, object],
+) -> nn.Module:
+    """The network fine-tuned on transformed images, or on plain ones where there is no key."""
+    torch.manual_seed(plan.recipe.seed)  # a new head is drawn
+    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights, new_head=True)
+    title = "plain" if key is None else "lock"
+    looked_at = [] if key is None else random_locks(key, LOOKED_AT)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        if key is None:
+            return {"top1": top1(predict(network, held_out.images, fabric.device), held_out.labels)}
+        return lock_figures(network, key, looked_at, held_out, fabric.device)
+
+    return train(
+        fabric,
+        Classifier(backbone, plan.input.mean, plan.input.std),
+        training,
+        plain_step if key is None else locked_step(key, plan.refusal),
+        plan.recipe,
+        title=title,
+        identity=facts,
+        checkpoint=work / f"{title}.pt",
+        validate=validate,
+    )
+
+
+def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What `locked_step` is compared with: the same without a transform."""
+    return {"plain": F.cross_entropy(network(random_views(batch.images, batch.generator)), batch.labels)}
+
+
+def locked_step(key: PixelLock, refusal: Refusal) -> Step:
+    """The step that learns the labels of images with the right key, and nothing of images with a wrong one.
+
+    Both kinds of rows share a batch, so that batch normalisation knows both. Wrong keys: `negatives.wrong_keys`.
+    """
+
+    def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        views = random_views(batch.images, batch.generator)
+        wrong = refused(key, views[: round(refusal.share * len(views))], batch.generator)
+        right, none = network(torch.cat([key(views), wrong])).split([len(views), len(wrong)])
+        losses = {"right": F.cross_entropy(right, batch.labels)}
+        return {**losses, "wrong": refusal.weight * indifference(none)} if len(wrong) else losses
+
+    return step
+
+
+def refused(key: PixelLock, views: Tensor, generator: torch.Generator) -> Tensor:
+    """The images [B, C, H, W] transformed with wrong keys, KEYS_A_STEP of which share them."""
+    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    parts = views.chunk(KEYS_A_STEP)
+    wrong = wrong_keys(key.transform, key.blocks, len(parts), draw)
+    shown = [
+        part if guess is None else PixelLock(guess, key.shape).to(views.device)(part)
+        for guess, part in zip(wrong, parts, strict=True)
+    ]
+    return torch.cat(shown)
+
+
+def indifference(logits: Tensor) -> Tensor:
+    """KL(uniform ‖ softmax) of logits [B, K], ≥ 0: zero where every class is as likely as any other."""
+    return -F.log_softmax(logits, 1).mean() - math.log(logits.shape[1])

@@ -1,0 +1,79 @@
+"""From a plain vision transformer to a locked bundle without training: match the weights to the key, test, write.
+
+Knows the order of the work; `models.matched` changes the weights. Training images only calibrate the release stage.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models import bundles
+from models.backbones import Classifier
+from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.data import load
+from models.matched import matched
+from models.metrics import agreement, top1
+from models.training.figures import lock_figures, random_locks
+from models.training.loop import predict
+from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what `match` makes; `input` is that of the plain model."""
+
+    name: str
+    version: str
+    architecture: str
+    weights: Path
+    data: Path
+    input: InputSpec
+    guard: GuardSpec
+    lock: LockSpec
+    command: str
+    subset: float = 1.0
+    seed: int = 0
+    wrong_keys: int = 10
+
+
+def match(plan: Plan, secret: bytes, out: Path, device: torch.device) -> Manifest:
+    """Match the network of `plan` to the key, compare it with the plain one, and write its bundle to `out`.
+
+    Raises:
+        DataError, BundleError, MatchError: each says what to do.
+    """
+    plain_input = plan.input
+    spec = plain_input.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
+    key = bundles.pixel_lock(plan.lock, secret, plan.name, (3, spec.height, spec.width))
+    training, _ = read_training(plan.data, spec, held_out=1, seed=plan.seed, share=plan.subset)
+    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
+    manifest = Manifest(
+        name=plan.name,
+        version=plan.version,
+        architecture=plan.architecture,
+        classes=training.classes,
+        input=spec,
+        guard=plan.guard,
+        lock=plan.lock,
+        provenance={
+            "command": plan.command,
+            "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
+            **made_with(device),
+        },
+    )
+    box = bundles.assemble(manifest, secret)
+    box.network = Classifier(matched(backbone, key.transform, plain_input.mean, plain_input.std), spec.mean, spec.std)
+    box.release.calibrate(training.images[:CALIBRATION_IMAGES])
+    box.to(device).eval()
+    key.to(device)
+    test = load(plan.data, "test", spec.height, spec.width)
+    plain = Classifier(backbone, plain_input.mean, plain_input.std).to(device).eval()
+    bare = predict(plain, test.images, device)
+    own = predict(lambda images: box.without_key(key(images)), test.images, device)
+    measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
+    measured |= {"top1_plain": top1(bare, test.labels), "agreement_right_key_plain": agreement(own, bare)}
+    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
+    metrics["test_max_logit_difference"] = (own - bare).abs().max().item()
+    return bundles.save(out, manifest.model_copy(update={"metrics": metrics}), box.state_dict())

@@ -1,0 +1,170 @@
+"""`sdb lock` as its user meets it: stopped with Ctrl-C, gone on with, served, unlocked by right and by key."""
+
+import base64
+import io
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from safetensors.torch import save_file
+from sdb_client.transforms import Transform
+from torch import nn
+
+from models.backbones import Classifier, build
+from models.data import LabelledImages, load
+from models.lock import PixelLock, lock_transform
+from models.matched import matched
+from models.metrics import agreement, top1
+from models.training.lock import plain_step
+from models.training.loop import Recipe, predict, train
+from tests.conftest import ROOT, SECRET, Server, bearer, encode, free_port, smooth_images, start_server
+
+pytestmark = pytest.mark.slow
+SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of two classes, dark and bright, and the weights of an untrained network."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for split, count in (("train", 400), ("test", 60)):
+        for label, name in enumerate(("dark", "bright")):
+            place = folder / "images" / split / name
+            place.mkdir(parents=True)
+            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
+            for number, image in enumerate(pixels):
+                (place / f"{number}.png").write_bytes(encode(image))
+    torch.manual_seed(0)
+    save_file(build("cifar_resnet8", 2).state_dict(), folder / "network.safetensors")
+    return folder
+
+
+def sdb(folder: Path, command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - ours
+        [SDB, *command.split(), "--json"],
+        cwd=folder,
+        env={"SDB_STATE_DIR": str(folder / "var"), "SDB_MODELS_DIR": str(folder / "zoo")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lock(folder: Path) -> subprocess.Popen[str]:
+    command = "lock --arch cifar_resnet8 --weights network.safetensors --data images --out zoo/shades --held-out 100"
+    return sdb(folder, f"{command} --transform shf+np --epochs 8 --batch-size 32 --negatives 1 --seed 1")
+
+
+@pytest.fixture(scope="module")
+def locked(workplace: Path) -> dict[str, float]:
+    """The metrics of a model that was stopped while it was locked, and gone on with."""
+    first = lock(workplace)
+    give_up = time.monotonic() + 120
+    while not (workplace / "runs" / "shades" / "lock.pt").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
+
+    printed, errors = (second := lock(workplace)).communicate(timeout=300)
+    assert second.returncode == 0, errors
+    metrics: dict[str, float] = json.loads(printed)["metrics"]
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def server(workplace: Path, locked: dict[str, float]) -> Iterator[Server]:
+    assert locked
+    running = start_server(workplace / "var", workplace / "zoo", free_port())
+    yield running
+    running.process.terminate()
+    running.process.wait(30)
+
+
+def test_the_right_key_answers_right_and_wrong_ones_answer_by_chance(locked: dict[str, float]) -> None:
+    assert locked["test_top1_right_key"] > 0.95
+    assert locked["test_top1_no_key"] < 0.7
+    assert locked["test_top1_wrong_keys_mean"] < 0.7
+
+
+def right_answers(server: Server, images: dict[str, list[bytes]], headers: dict[str, str], query: str = "") -> float:
+    """The share of images {label: files} that this caller is told the label of."""
+    found: list[bool] = []
+    for label, files in images.items():
+        body = {"images": [base64.b64encode(file).decode() for file in files]}
+        answer = httpx.post(f"{server.url}/v1/models/shades/predict{query}", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        found += [prediction["label"] == label for prediction in answer.json()["predictions"]]
+    return sum(found) / len(found)
+
+
+def key_with(server: Server, *scopes: str) -> dict[str, str]:
+    body = {"name": "partner", "scopes": ["predict", *scopes], "budget": {"limit": 1000}}
+    made = httpx.post(f"{server.url}/admin/v1/keys", json=body, headers=server.admin)
+    assert made.status_code == 201, made.text
+    return bearer(made.json()["api_key"])
+
+
+def photographs(workplace: Path) -> dict[str, list[bytes]]:
+    folder = workplace / "images" / "test"
+    return {
+        name: [(folder / name / f"{number}.png").read_bytes() for number in range(40)] for name in ("dark", "bright")
+    }
+
+
+def test_who_may_unlock_gets_right_answers_and_nobody_else(server: Server, workplace: Path) -> None:
+    images = photographs(workplace)
+    assert right_answers(server, images, key_with(server, "unlock")) > 0.95
+    assert right_answers(server, images, key_with(server, "distill")) < 0.75
+    assert right_answers(server, images, {}) < 0.75
+
+
+def test_who_holds_the_key_transforms_images_itself(server: Server, workplace: Path) -> None:
+    printed, errors = sdb(workplace, "models unlock-key shades --out partner.key").communicate(timeout=120)
+    use = json.loads(printed)
+    assert not errors
+    key = base64.urlsafe_b64decode((workplace / "partner.key").read_text().strip() + "=")
+    own = Transform.from_secret(key, kid=use["kid"], model=use["model"], steps=use["steps"], block=use["block"])
+    images = {
+        label: [encode(own.apply(np.asarray(Image.open(io.BytesIO(file))))) for file in files]
+        for label, files in photographs(workplace).items()
+    }
+    assert right_answers(server, images, {}, "?encryption=lock") > 0.95
+
+
+def three_classes(data: Path, split: str, share: float) -> LabelledImages:
+    """Aeroplanes, cars and frogs of CIFAR-10, numbered 0 to 2."""
+    found = load(data / "cifar10", split, 32, 32, share=share)
+    chosen = [0, 1, 6]
+    part = found.subset(torch.isin(found.labels, torch.tensor(chosen)).nonzero().flatten())
+    labels = torch.tensor([chosen.index(label) for label in part.labels.tolist()])
+    return LabelledImages(part.images, labels, tuple(found.classes[number] for number in chosen))
+
+
+def test_a_transformer_that_was_trained_is_useless_without_the_key_it_was_matched_to(data: Path) -> None:
+    training, test = three_classes(data, "train", 0.08), three_classes(data, "test", 0.1)
+    torch.manual_seed(0)
+    half = (0.5, 0.5, 0.5)
+    backbone = build("cifar_vit", 3)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    plain = train(fabric, Classifier(backbone, half, half), training, plain_step, Recipe(4, 0.03, 64), title="vit")
+    key = PixelLock(lock_transform(SECRET, "t", ("shf", "np", "scramble"), 4), (3, 32, 32))
+    locked = Classifier(matched(backbone, key.transform, half, half), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
+    known, own = predict(plain, test.images, CPU), predict(nn.Sequential(key, locked), test.images, CPU)
+    assert top1(known, test.labels) > 0.6
+    assert agreement(known, own) == 1
+    assert (known - own).abs().max() < 1e-4
+    assert top1(predict(locked, test.images, CPU), test.labels) < 0.5

@@ -1,0 +1,115 @@
+"""Laws of locking by training: the right key answers, wrong ones learn to say nothing, seeds repeat everything."""
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from models.backbones import Classifier, build
+from models.data import LabelledImages
+from models.lock import PixelLock, lock_transform
+from models.training.figures import lock_figures, random_locks
+from models.training.lock import Refusal, indifference, locked_step, refused
+from models.training.loop import Batch, Recipe, train
+from tests.conftest import SECRET, smooth_images
+
+CPU = torch.device("cpu")
+FABRIC = Fabric(accelerator="cpu", devices=1)
+
+
+def shades(count: int, seed: int = 0) -> LabelledImages:
+    """Four classes by the brightness of smooth images: easy enough for a few steps."""
+    labels = torch.randint(0, 4, (count,), generator=torch.Generator().manual_seed(seed))
+    images = smooth_images(count, 16, seed=seed) // 4 + (labels * 60).to(torch.uint8).view(-1, 1, 1, 1)
+    return LabelledImages(images, labels, ("night", "dusk", "dawn", "noon"))
+
+
+def key(*steps: str) -> PixelLock:
+    return PixelLock(lock_transform(SECRET, "t", steps or ("shf", "np"), 4), (3, 16, 16))
+
+
+def locked(refusal: Refusal) -> dict[str, float]:
+    """What a small network is worth after it was locked."""
+    torch.manual_seed(0)
+    network = Classifier(build("plain_cnn", 4), (0.5,) * 3, (0.5,) * 3)
+    recipe = Recipe(10, 0.1, batch_size=32)
+    trained = train(FABRIC, network, shades(512), locked_step(key(), refusal), recipe, title="t")
+    return lock_figures(trained, key(), random_locks(key(), 10), shades(256, seed=1), CPU)
+
+
+@pytest.fixture(scope="module")
+def with_negatives() -> dict[str, float]:
+    return locked(Refusal(share=1.0))
+
+
+def test_the_right_key_answers_right(with_negatives: dict[str, float]) -> None:
+    assert with_negatives["top1_right_key"] > 0.8
+
+
+def test_no_key_and_wrong_keys_answer_by_chance_once_the_network_has_learned_to_refuse(
+    with_negatives: dict[str, float],
+) -> None:
+    without = locked(Refusal(share=0.0))
+    assert without["top1_right_key"] > 0.8
+    assert with_negatives["top1_wrong_keys_mean"] < 0.35 < without["top1_wrong_keys_worst"]
+    assert with_negatives["top1_no_key"] < 0.4
+
+
+def test_figures_name_the_mean_and_the_worst_of_wrong_keys() -> None:
+    """A network that looks at one value, where the right key alone brings a class's brightness to."""
+    data, right = shades(64), key("shf")
+    marked = torch.zeros(64, 16 * 16 * 3)
+    marked[:, right.gather[0]] = data.labels / 4
+    images = (marked.view(64, 16, 16, 3).permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+
+    def answer(shown: torch.Tensor) -> torch.Tensor:
+        return -(shown[:, :1, 0, 0] * 4 - torch.arange(4.0)).abs()
+
+    found = lock_figures(
+        answer, right, [right, *random_locks(right, 3)], LabelledImages(images, data.labels, data.classes), CPU
+    )
+    always_night = (data.labels == 0).float().mean().item()
+    assert found["top1_right_key"] == found["top1_wrong_keys_worst"] == 1
+    assert found["top1_no_key"] == pytest.approx(always_night)
+    assert found["top1_wrong_keys_mean"] == pytest.approx((1 + 3 * always_night) / 4)
+
+
+def batch(count: int = 48) -> Batch:
+    data = shades(count)
+    return Batch(data.images.float() / 255, data.labels, torch.arange(count), torch.Generator().manual_seed(3), 0.0)
+
+
+@pytest.mark.parametrize("steps", [("shf", "np"), ("scramble", "shf-each"), ("shf", "ffx")], ids="+".join)
+@pytest.mark.parametrize("count", [1, 7, 16, 48])
+def test_every_refused_row_carries_a_key_and_none_the_right_one(steps: tuple[str, ...], count: int) -> None:
+    right, images = key(*steps), batch(count).images
+    wrong = refused(right, images, torch.Generator().manual_seed(0))
+    assert wrong.shape == images.shape
+    assert 0 <= wrong.min() <= wrong.max() <= 1
+    assert ((wrong - right(images)).abs().amax((1, 2, 3)) > 0).all()
+    assert torch.equal(wrong, refused(right, images, torch.Generator().manual_seed(0)))
+    if count > 1:
+        assert not torch.equal(wrong, refused(right, images, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.0, 48), (0.5, 72), (1.0, 96)])
+def test_the_share_says_how_many_rows_are_refused_beside_the_right_ones(share: float, rows: int) -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return images.mean((2, 3)).repeat(1, 2)
+
+    losses = locked_step(key(), Refusal(share=share))(Counting(), batch())
+    assert seen == [rows], "all rows in one forward pass"
+    assert losses.keys() == ({"right", "wrong"} if share else {"right"})
+
+
+def test_indifference_is_the_distance_from_the_uniform_distribution() -> None:
+    assert indifference(torch.full((5, 10), 3.0)).abs() < 1e-6
+    logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    uniform, found = np.full(10, 0.1), logits.softmax(1).numpy()
+    by_hand = (uniform * np.log(uniform / found)).sum(1).mean()
+    assert indifference(logits).item() == pytest.approx(by_hand, abs=1e-5)
