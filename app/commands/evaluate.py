@@ -16,7 +16,10 @@ from app.remote import under_attack
 from app.settings import Settings
 from app.state import State
 from models import bundles
+from models.attacks.locks.thief import Budget
 from models.evaluation.evaluate import Images, evaluate, read_images
+from models.evaluation.lock_trials import Effort
+from models.evaluation.locks import LockRow
 from models.evaluation.study import Row
 from models.evaluation.subject import Subject, in_process
 from models.predictor import Predictor, choose_device
@@ -52,8 +55,21 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         str, typer.Option(help="comma-separated; at least three for a standard error worth its name")
     ] = "0,1,2",
     arms: Annotated[
-        str, typer.Option(help="only what matches: comma-separated patterns such as 'attack: soft*'")
-    ] = "*",
+        str | None,
+        typer.Option(
+            help="only what matches: comma-separated patterns such as 'attack: soft*'; "
+            "when left out, all, or for a model that is locked but not boxed those that fine-tune"
+        ),
+    ] = None,
+    wrong_keys: Annotated[
+        int, typer.Option(min=1, help="random wrong keys that a locked model is asked with")
+    ] = Effort.wrong_keys,
+    key_images: Annotated[int, typer.Option(min=1, help="test images that each wrong key is tried on")] = Effort.images,
+    search_keys: Annotated[
+        int, typer.Option(min=1, help="keys that each search for a lock's key may try")
+    ] = Budget.keys,
+    sweeps: Annotated[int, typer.Option(min=1, help="sweeps of hill climbing over a lock's key")] = Budget.sweeps,
+    descent_steps: Annotated[int, typer.Option(min=1, help="steps of each gradient attack on a lock")] = Budget.steps,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     out: Folder = None,
     json_output: Annotated[bool, typer.Option("--json", help="print the verdicts as JSON")] = False,
@@ -78,6 +94,10 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         arm = f"{row.group}: {row.name} ({row.holdings}, {row.share:.0%} of the images)"
         console.print(f"{number}/{total} {arm}, {row.student}, seed {row.seed}: {row.test_top1:.2%}", highlight=False)
 
+    def told_of_lock(row: LockRow, number: int, total: int) -> None:
+        highest = max(reading.best for reading in row.readings)
+        console.print(f"{number}/{total} lock: {row.name}, seed {row.seed}: {highest:.2%}", highlight=False)
+
     folder = out or Path("runs") / "evaluate" / Path(model).name
     document = evaluate(
         subject,
@@ -90,6 +110,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         chosen=arms,
         command=command_line(),
         told=told,
+        effort=Effort(wrong_keys, key_images, Budget(search_keys, sweeps, descent_steps)),
+        told_of_lock=told_of_lock,
     )
     verdicts = [{column: verdict[column] for column in SHOWN} for verdict in document["verdicts"]]
     report(verdicts, json_output, f"{folder / 'report.html'} in {time.monotonic() - started:.0f} s")
@@ -114,7 +136,7 @@ def _local(
     secret, _ = state.model_secret(manifest.name, folder)
     predictor = Predictor(folder, secret, target, state.deployment)
     pictures = read_images(data, foreign, manifest.input, manifest.classes, count)
-    return in_process(predictor, teacher, backbone, pictures.own), pictures
+    return in_process(predictor, secret, teacher, backbone, pictures.own), pictures
 
 
 def _remote(

@@ -21,6 +21,9 @@ from models.data import DataError, LabelledImages, check_classes, load
 from models.environment import environment
 from models.evaluation import tiers
 from models.evaluation.arms import Holdings, arms
+from models.evaluation.lock_summary import LockReport, lock_report, lock_verdicts
+from models.evaluation.lock_trials import Effort, obstacles
+from models.evaluation.locks import LockRow, measure, thief_of
 from models.evaluation.report import render
 from models.evaluation.study import Row, Setting, run
 from models.evaluation.subject import Subject
@@ -85,16 +88,21 @@ def evaluate(
     students: Sequence[str],
     epochs: int,
     seeds: Sequence[int],
-    chosen: str,
+    chosen: str | None,
     command: str,
     told: Callable[[Row, int, int], None],
+    effort: Effort,
+    told_of_lock: Callable[[LockRow, int, int], None],
 ) -> dict[str, Any]:
     """The report as a JSON document; rows that lie in `folder` already are not made again.
+
+    The arms that match `chosen`, or by default those that suit the subject; and `effort` against its lock, if any.
 
     Raises:
         DataError: no arm matches `chosen`.
         Interrupted: Ctrl-C.
     """
+    chosen = chosen or subject.default_arms
     holdings = Holdings(images.own, images.foreign, images.foreign_identity)
     wanted = arms(subject.doors, holdings, chosen=chosen, epochs=epochs)
     if not wanted:
@@ -114,6 +122,19 @@ def evaluate(
         students={name: _maker(name, subject) for name in students},
         seeds=seeds,
     )
+    lock: LockReport | None = None
+    if subject.locked is not None:
+        thieves = [thief_of(subject.locked, images.own, effort.budget, seed) for seed in seeds]
+        tried = measure(
+            subject.locked,
+            thieves,
+            setting.subject,
+            folder / "rows",
+            test=images.test,
+            effort=effort,
+            told=told_of_lock,
+        )
+        lock = lock_report(subject.locked, tried, effort, images.test, obstacles(thieves[0]))
     rows = run(wanted, setting, fabric, folder / "rows", validation=images.validation, test=images.test, told=told)
     stolen = None if subject.read_weights is None else subject.read_weights(images.own, images.test)
     document: dict[str, Any] = {
@@ -137,13 +158,21 @@ def evaluate(
             "seeds": list(seeds),
             "arms": chosen,
         },
-        "verdicts": [asdict(verdict) for verdict in verdicts(rows, measured, stolen, len(subject.classes))],
+        "verdicts": [
+            asdict(verdict)
+            for verdict in (
+                *([] if lock is None else lock_verdicts(lock)),
+                *verdicts(rows, measured, stolen, len(subject.classes)),
+            )
+        ],
+        **({} if lock is None else {"lock": asdict(lock)}),
         "tiers": [asdict(tier) for tier in measured],
         "weights": None if stolen is None else asdict(stolen),
         "figures": [asdict(figure) for figure in figures(rows)],
         "rows": [asdict(row) for row in rows],
         "left_out": [
             *subject.left_out,
+            *([] if lock is None else lock.left_out),
             *(["out-of-distribution images: no --foreign"] if images.foreign is None else []),
             *(
                 [f"every arm that does not match {chosen}: no promise is judged by all of them"]
@@ -151,7 +180,7 @@ def evaluate(
                 else []
             ),
         ],
-        "seconds": round(sum(row.seconds for row in rows)),
+        "seconds": round(sum(row.seconds for row in rows) + (0 if lock is None else lock.seconds)),
     }
     write_atomically(folder / "report.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
     write_atomically(folder / "report.html", render(document).encode())

@@ -5,25 +5,17 @@ Knows the page and its plots; measures nothing and judges nothing.
 
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from io import StringIO
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-from matplotlib.typing import RcKeyType
+from matplotlib.ticker import NullLocator
 
-Entry = Mapping[str, Any]
+from models.evaluation import drawing, lock_plots
+from models.evaluation.drawing import BLUE, GREEN, GREY, INK, RED, Entry, Line
 
-GREEN, RED, BLUE, GREY, INK = "#2a7f62", "#c8553d", "#5b8db8", "#8a8f98", "#333333"
 SECTIONS = (  # title, group, holdings ("" for any), colour
     ("references", "reference", "", GREY),
     ("key holders", "key holder", "", BLUE),
@@ -34,24 +26,8 @@ SECTIONS = (  # title, group, holdings ("" for any), colour
 )
 TIERS = {"public": RED, "authorised": BLUE, "teacher": GREY}
 ATTACKS = ((RED, "s"), ("#8f2d1b", "^"), ("#d9a441", "D"), ("#7d4f9e", "v"))  # lines of the budget plot
-BARE = {"bare teacher, one label, α = 0.9": "dashed", "bare teacher, live views": "dotted"}
-WIDTH = 7.2  # inches
 LEAST = 1e-4  # nats: what a logarithmic axis shows of less
-LONGEST = 60  # characters of a name in a plot; the tables have all of it
-STYLE: dict[RcKeyType, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # measured by; the reader's browser writes in its own sans-serif
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlesize": 9,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "protection report",  # the same document, the same bytes
-    "text.parse_math": False,  # a $ in a name is a $
-}
+BARE = {"bare teacher, one label, α = 0.9": "dashed", "bare teacher, live views": "dotted"}
 
 
 def render(document: Entry) -> str:
@@ -59,9 +35,10 @@ def render(document: Entry) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_number, measured=_measured, duration=_duration, plain=_plain)
+    environment.filters.update(number=drawing.number, measured=_measured, duration=_duration, plain=_plain)
     figures, tiers = (document.get(name) or [] for name in ("figures", "tiers"))
     weights: Entry | None = document.get("weights")
+    lock: Entry | None = document.get("lock")
     return environment.get_template("report.html.j2").render(
         document=document,
         students=[(student, _accuracies(own)) for student, own in _by_student(figures).items()],
@@ -71,18 +48,9 @@ def render(document: Entry) -> str:
         cost=_cost(tiers),
         stolen=_stolen(weights) if weights else "",
         readings=_told(weights) if weights else [],
+        ways_in=lock_plots.ways_in(lock) if lock else "",
+        near_misses=lock_plots.near_misses(lock) if lock else "",
     )
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a dot plot and what is written to the right of it; a heading if it has no values."""
-
-    label: str
-    colour: str
-    values: Sequence[float] = ()
-    error: float | None = None
-    told: str = ""
 
 
 def _accuracies(figures: Sequence[Entry]) -> str:
@@ -100,12 +68,12 @@ def _accuracies(figures: Sequence[Entry]) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _dots(axes, lines, lowest)
+        drawing.dots(axes, lines, lowest)
         for style, at in known.values():
             axes.axvline(at, color=INK, lw=0.9, ls=style, zorder=1)
         axes.set_xlabel("\n".join(["top-1 of the student on the test images, %", *known]))
 
-    return _svg(draw, 0.9 + 0.18 * len(lines)) if lines else ""
+    return drawing.svg(draw, 0.9 + 0.18 * len(lines)) if lines else ""
 
 
 def _section(figures: Iterable[Entry], title: str, group: str, holdings: str, colour: str) -> list[Line]:
@@ -116,7 +84,7 @@ def _section(figures: Iterable[Entry], title: str, group: str, holdings: str, co
 
 def _arm(figure: Entry, colour: str) -> Line:
     value, error = figure["test_top1"], figure["standard_error"]
-    told = _number(value) if error is None else f"{_number(value)} ± {_number(error)}"
+    told = drawing.number(value) if error is None else f"{drawing.number(value)} ± {drawing.number(error)}"
     return Line(figure["name"], colour, [value], error, told)
 
 
@@ -124,25 +92,6 @@ def _top1(figures: Iterable[Entry], group: str, name: str, holdings: str) -> flo
     wanted = (group, name, holdings)
     found = (arm["test_top1"] for arm in figures if (arm["group"], arm["name"], arm["holdings"]) == wanted)
     return next(found, None)
-
-
-def _dots(axes: Axes, lines: Sequence[Line], lowest: float = -math.inf) -> None:
-    """The lines, from above; what is lower than `lowest` is an arrow at it, so that the rest has room."""
-    for place, line in enumerate(lines):
-        axes.text(1.01, place, line.told, transform=axes.get_yaxis_transform(), va="center", fontsize=7)
-        if line.values and max(line.values) < lowest:
-            axes.plot(lowest, place, "<", color=line.colour, ms=4)
-            continue
-        places = [place + (0.6 * ((0.618 * n) % 1 - 0.5) if n else 0.0) for n in range(len(line.values))]
-        many = len(places) > 1
-        look: dict[str, Any] = {"ms": 2.5, "alpha": 0.5, "mew": 0} if many else {"ms": 4}
-        axes.errorbar(line.values, places, xerr=line.error, fmt="o", color=line.colour, elinewidth=1.2, **look)
-    axes.set_yticks(range(len(lines)), [_short(line.label) for line in lines])
-    for tick, line in zip(axes.get_yticklabels(), lines, strict=True):
-        tick.set_fontweight("normal" if line.values else "bold")
-    axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid()
 
 
 def _budget(figures: Sequence[Entry]) -> str:
@@ -162,15 +111,16 @@ def _budget(figures: Sequence[Entry]) -> str:
         return {"color": colour, "ls": "solid", "marker": marker}
 
     def draw(figure: Figure) -> None:
-        panels = _panels(figure, dict.fromkeys(student for student, *_ in curves))
+        panels = drawing.panels(figure, dict.fromkeys(student for student, *_ in curves))
         for (student, *arm), points in curves.items():
             panels[student].errorbar(*_points(points, "queries"), lw=1.2, ms=4, **look((arm[0], arm[1])))
         for axes in panels.values():
-            _logarithmic(axes, "{x:,.0f}")
+            drawing.logarithmic(axes, "{x:,.0f}")
             axes.set(xlabel="queries", ylabel="student's top-1, %")
-        _legend(figure, {name: look((group, name)) for group, name in names}, 2)
+        drawing.legend(figure, {name: look((group, name)) for group, name in names}, 2)
 
-    return _svg(draw, 3.2 * _rows(len({arm[0] for arm in curves})) + 0.1 * len(names)) if curves else ""
+    height = 3.2 * drawing.panel_rows(len({arm[0] for arm in curves})) + 0.1 * len(names)
+    return drawing.svg(draw, height) if curves else ""
 
 
 def _views(figures: Sequence[Entry]) -> str:
@@ -181,7 +131,7 @@ def _views(figures: Sequence[Entry]) -> str:
     lines = {name: style for name, style in BARE.items() if name in known}
 
     def draw(figure: Figure) -> None:
-        panels = _panels(figure, own)
+        panels = drawing.panels(figure, own)
         for student, axes in panels.items():
             axes.errorbar(*_points(own[student], "views"), color=BLUE, marker="o", ms=4, lw=1.2)
             for name, style in lines.items():
@@ -193,9 +143,9 @@ def _views(figures: Sequence[Entry]) -> str:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set(xlabel="views per image", ylabel="student's top-1, %")
         across: dict[str, Entry] = {name: {"color": INK, "ls": style} for name, style in lines.items()}
-        _legend(figure, {"key holder": {"color": BLUE, "marker": "o"}} | across, 3)
+        drawing.legend(figure, {"key holder": {"color": BLUE, "marker": "o"}} | across, 3)
 
-    return _svg(draw, 3.0 * _rows(len(own))) if own else ""
+    return drawing.svg(draw, 3.0 * drawing.panel_rows(len(own))) if own else ""
 
 
 def _viewed(figures: Iterable[Entry]) -> list[Entry]:
@@ -211,7 +161,7 @@ def _reliability(tiers: Sequence[Entry]) -> str:
     """Accuracy over confidence, tier by tier; a dot's area is the share of the answers in it."""
 
     def draw(figure: Figure) -> None:
-        for tier, axes in zip(tiers, _panels(figure, [tier["name"] for tier in tiers]).values(), strict=True):
+        for tier, axes in zip(tiers, drawing.panels(figure, [tier["name"] for tier in tiers]).values(), strict=True):
             bins = tier["reliability"]
             x, y, size = ([100 * group[name] for group in bins] for name in ("confidence", "accuracy", "share"))
             colour = TIERS.get(tier["name"], INK)
@@ -220,7 +170,7 @@ def _reliability(tiers: Sequence[Entry]) -> str:
             axes.scatter(x, y, [8 + 1.5 * share for share in size], color=colour, alpha=0.8, clip_on=False)
             axes.set(xlim=(0, 104), ylim=(0, 104), aspect="equal", xlabel="confidence, %", ylabel="right, %")
 
-    return _svg(draw, 2.7 * _rows(len(tiers))) if tiers else ""
+    return drawing.svg(draw, 2.7 * drawing.panel_rows(len(tiers))) if tiers else ""
 
 
 def _cost(tiers: Sequence[Entry]) -> str:
@@ -229,12 +179,12 @@ def _cost(tiers: Sequence[Entry]) -> str:
         times, places = [tier["ms_per_query"] for tier in tiers], range(len(tiers))
         axes.barh(places, times, 0.6, color=[TIERS.get(tier["name"], INK) for tier in tiers])
         for place, time in zip(places, times, strict=True):
-            axes.text(1.01, place, _number(time, 2), transform=axes.get_yaxis_transform(), va="center")
-        axes.set_yticks(places, [_short(tier["name"]) for tier in tiers])
+            axes.text(1.01, place, drawing.number(time, 2), transform=axes.get_yaxis_transform(), va="center")
+        axes.set_yticks(places, [drawing.short(tier["name"]) for tier in tiers])
         axes.invert_yaxis()
         axes.set_xlabel("milliseconds per query")
 
-    return _svg(draw, 0.6 + 0.28 * len(tiers)) if tiers else ""
+    return drawing.svg(draw, 0.6 + 0.28 * len(tiers)) if tiers else ""
 
 
 def _readings(weights: Entry) -> list[tuple[str, str, Sequence[Entry]]]:
@@ -254,81 +204,43 @@ def _stolen(weights: Entry) -> str:
     lines = []
     for name, colour, found in _readings(weights):
         values = [max(one["kl_softened"], LEAST) for one in found]
-        lines.append(Line(name, colour, values, told=_span(values, 3)))
+        lines.append(Line(name, colour, values, told=drawing.span(values, 3)))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _dots(axes, lines)
+        drawing.dots(axes, lines)
         axes.axvline(lines[0].values[0], color=GREEN, lw=0.9, ls="dashed", zorder=1)
-        _logarithmic(axes, "{x:g}")
+        drawing.logarithmic(axes, "{x:g}")
         axes.set_xlabel("KL(teacher ‖ stolen network), nats at T = 4\ndashed: with the right key")
 
-    return _svg(draw, 0.8 + 0.2 * len(lines))
+    return drawing.svg(draw, 0.8 + 0.2 * len(lines))
 
 
 def _told(weights: Entry) -> list[dict[str, str]]:
     """The readings as the table tells them; the first is the teacher's own."""
     found = [(name, readings) for name, _, readings in _readings(weights)]
     found.insert(1, ("the right key, all test images", [weights["right"]]))
-    teacher = {"name": "the teacher", "top1": _number(100 * weights["teacher_top1"]), "kl": "–", "kl_softened": "–"}
+    teacher = {
+        "name": "the teacher",
+        "top1": drawing.number(100 * weights["teacher_top1"]),
+        "kl": "–",
+        "kl_softened": "–",
+    }
     return [teacher] + [
         {
             "name": name,
-            "top1": _span([100 * one["top1"] for one in readings], 1),
-            "kl": _span([one["kl"] for one in readings], 3),
-            "kl_softened": _span([one["kl_softened"] for one in readings], 3),
+            "top1": drawing.span([100 * one["top1"] for one in readings], 1),
+            "kl": drawing.span([one["kl"] for one in readings], 3),
+            "kl_softened": drawing.span([one["kl_softened"] for one in readings], 3),
         }
         for name, readings in found
     ]
-
-
-def _svg(draw: Callable[[Figure], None], height: float) -> str:
-    """The SVG element that `draw` fills, with nothing in it of this moment or of another host."""
-    text = StringIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # from the font measured by, not from the reader's
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    element = text.getvalue()[text.getvalue().index("<svg") :]
-    element = re.sub(r"<!--.*?-->\s*", "", element, flags=re.DOTALL).replace("'DejaVu Sans', ", "")
-    return re.sub(r'<g id="[\w.]+"', "<g", element)  # plots share a page: another one has a line2d_1 too
-
-
-def _panels(figure: Figure, titles: Iterable[str]) -> dict[str, Axes]:
-    """One plot for each title, three side by side."""
-    names = list(titles)
-    grid = list(figure.subplots(_rows(len(names)), min(len(names), 3), squeeze=False).flat)
-    for name, axes in zip(names, grid, strict=False):
-        axes.set_title(_short(name))
-        axes.grid()
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    return dict(zip(names, grid, strict=False))
-
-
-def _rows(panels: int) -> int:
-    return math.ceil(panels / 3)
 
 
 def _points(figures: Sequence[Entry], over: str) -> tuple[list[float], list[float], list[float]]:
     """What an errorbar plot takes: x, y and the errors of y."""
     errors = [figure["standard_error"] or 0.0 for figure in figures]
     return [figure[over] for figure in figures], [figure["test_top1"] for figure in figures], errors
-
-
-def _legend(figure: Figure, looks: Mapping[str, Entry], columns: int) -> None:
-    """Below the plots, the lines by name, as each looks."""
-    marks = [Line2D([], [], label=_short(name), lw=1.2, ms=4, **look) for name, look in looks.items()]
-    figure.legend(handles=marks, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _logarithmic(axes: Axes, form: str) -> None:
-    """Plain numbers at 1, 2 and 5 on a logarithmic x axis."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter(form))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _by_student(figures: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -338,26 +250,12 @@ def _by_student(figures: Iterable[Entry]) -> dict[str, list[Entry]]:
     return students
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
-
-
 def _measured(verdict: Entry) -> str:
     """What a verdict measured, as fine as its target: a ratio, or a difference with its sign."""
     if "×" in verdict["target"]:
         return f"{verdict['measured']:,.1f} ×"
     error = "" if verdict["standard_error"] is None else f" ± {verdict['standard_error']:.2f}"
     return f"{verdict['measured']:+.2f}".replace("-", "−") + error
-
-
-def _span(values: Sequence[float], digits: int) -> str:
-    told = _number(median(values), digits)
-    ends = f" ({_number(min(values), digits)} to {_number(max(values), digits)})"
-    return told + (ends if len(values) > 1 else "")
 
 
 def _duration(seconds: float) -> str:

@@ -17,17 +17,20 @@ from models import bundles
 from models.attacks.oracle import NetworkOracle, Oracle, TierOracle
 from models.attacks.stolen import Guess, asked, random_guess, sought_guess
 from models.backbones import Classifier
-from models.bundles import InputSpec
+from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
 from models.evaluation import weights
-from models.evaluation.arms import Doors
+from models.evaluation.arms import THIEF, Doors
+from models.evaluation.locked import Locked, locked_bundle
 from models.guard import SafeDistillationBox
+from models.lock import PixelLock
 from models.predictor import Predictor
 from models.training.figures import averaged
 
 GUESSES = 20  # keys that a thief tries before it believes one
 SEARCH_IMAGES = 1000
 SEARCH_STEPS = 300
+FINE_TUNING = f"{THIEF}: *fine-tuned*"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Subject:
     """A model under attack; `left_out` says what cannot be asked of it, and why.
 
     `identity` is whatever decides its answers: results of another identity are not this one's. `averaged_teacher` is
-    the bare teacher over as many passes as the tiers average: the like with which they are compared.
+    the bare teacher over as many passes as the tiers average: the like with which they are compared. `locked` is what a
+    thief of a locked model meets; all doors of such a model are those of a caller who may unlock it. `default_arms` are
+    the arms that suit it.
     """
 
     name: str
@@ -49,35 +54,47 @@ class Subject:
     averaged_teacher: Oracle | None = None
     read_weights: Callable[[LabelledImages, LabelledImages], weights.Weights] | None = None
     left_out: list[str] = field(default_factory=list)
+    locked: Locked | None = None
+    default_arms: str = "*"
 
 
-def in_process(predictor: Predictor, teacher: Path | None, backbone: Path | None, own: LabelledImages) -> Subject:
+def in_process(
+    predictor: Predictor, secret: bytes, teacher: Path | None, backbone: Path | None, own: LabelledImages
+) -> Subject:
     """A bundle in this process, with the weights of its bare teacher and of a public backbone if they are given.
 
-    The thieves search for the key with the images of `own` and the top-1 that the public door gives them.
+    The thieves search for the key with the images of `own` and the top-1 that the public door gives them. Keys of a
+    lock are made of `secret`: the right one, to compare with, and those of others.
 
     Raises:
-        BundleError: the weights do not fit the bundle's architecture.
+        BundleError: the weights do not fit the bundle's architecture, or a bundle without a box has a teacher.
     """
-    manifest, device = predictor.manifest, predictor.device
+    manifest, device, box = predictor.manifest, predictor.device, predictor.box
     spec, classes = manifest.input, len(manifest.classes)
+    if teacher is not None and "sdb" not in manifest.guards:
+        raise bundles.BundleError(f"{manifest.name} is locked but has no box: there is no teacher to compare it with")
 
-    def network(weights_file: Path) -> nn.Module:
-        backbone = bundles.load_backbone(manifest.architecture, classes, weights_file)
-        return Classifier(backbone, spec.mean, spec.std).eval().to(device)
+    def network(weights_file: Path, seen: InputSpec, *, new_head: bool) -> nn.Module:
+        torch.manual_seed(0)  # a new head is drawn
+        backbone = bundles.load_backbone(manifest.architecture, classes, weights_file, new_head=new_head)
+        return Classifier(backbone, seen.mean, seen.std).eval().requires_grad_(False).to(device)
 
-    public = TierOracle(predictor, keyed=False)
-    bare = None if teacher is None else network(teacher)
-    starts: dict[str, Callable[[], nn.Module]] = {"stolen weights": partial(_unlocked, predictor.box)}
-    if backbone is not None:
-        starts["public backbone"] = partial(copy.deepcopy, network(backbone))
+    def stolen(lock: LockSpec) -> Locked:
+        return locked_bundle(manifest, lock, box, secret, base=base, base_identity=_file_identity(backbone))
+
+    public, authorised = _tiers(predictor)
+    bare = None if teacher is None else _behind(box.lock, network(teacher, spec, new_head=False))
+    base = None if backbone is None else network(backbone, _public_input(manifest), new_head=box.lock is not None)
+    starts: dict[str, Callable[[], nn.Module]] = {"stolen weights": partial(_trainable, box.network)}
+    if base is not None:
+        starts["public backbone"] = partial(_trainable, base)
     doors = Doors(
         public=public,
-        authorised=TierOracle(predictor, keyed=True),
+        authorised=authorised,
         teacher=None if bare is None else NetworkOracle(bare, device),
-        thieves=_thieves(predictor.box, public, own.images[:SEARCH_IMAGES], device),
+        thieves=_thieves(box, public, own.images[:SEARCH_IMAGES], device) if box.lock is None else {},
         networks=starts,
-        teacher_identity="" if teacher is None else hashlib.sha256(teacher.read_bytes()).hexdigest(),
+        teacher_identity=_file_identity(teacher),
     )
     return Subject(
         manifest.name,
@@ -85,25 +102,67 @@ def in_process(predictor: Predictor, teacher: Path | None, backbone: Path | None
         manifest.architecture,
         manifest.classes,
         spec,
-        "in this process",
+        "in this process" if box.lock is None else "in this process, by a caller who may unlock the model",
         {
             "weights": manifest.sha256[bundles.WEIGHTS],
             "guard": manifest.guard.model_dump(mode="json"),
-            "release": hashlib.sha256(predictor.box.release.projection.cpu().numpy().tobytes()).hexdigest(),
+            "release": hashlib.sha256(box.release.projection.cpu().numpy().tobytes()).hexdigest(),
+            **({} if manifest.lock is None else {"lock": manifest.lock.model_dump(mode="json")}),
         },
         doors,
         None if bare is None else NetworkOracle(partial(averaged, bare, manifest.guard.passes), device),
-        None if bare is None else partial(weights.measure, predictor.box, bare, device=device),
-        [
-            *(["the bare teacher, and how far stolen weights are from it: no --teacher"] if teacher is None else []),
-            *(["fine-tuning a public backbone: no --backbone"] if backbone is None else []),
-        ],
+        None if bare is None or box.lock is not None else partial(weights.measure, box, bare, device=device),
+        _left_out(manifest, teacher, backbone),
+        None if manifest.lock is None else stolen(manifest.lock),
+        "*" if "sdb" in manifest.guards else FINE_TUNING,
     )
 
 
-def _unlocked(box: SafeDistillationBox) -> nn.Module:
-    """A copy of the network that a thief may train on."""
-    return copy.deepcopy(box.network).requires_grad_(True)
+def _left_out(manifest: Manifest, teacher: Path | None, backbone: Path | None) -> list[str]:
+    boxed, locked = "sdb" in manifest.guards, manifest.lock is not None
+    found = {
+        "the bare teacher, and how far stolen weights are from it: no --teacher": boxed and teacher is None,
+        "fine-tuning a public backbone: no --backbone": backbone is None,
+        "what stolen weights say with a guessed κ: without the lock's key they say nothing of use": boxed and locked,
+    }
+    return [reason for reason, holds in found.items() if holds]
+
+
+def _tiers(predictor: Predictor) -> tuple[Oracle, Oracle]:
+    """The public and the key holder's tier, as whoever has the right to unlock a locked model is answered."""
+    if predictor.box.lock is None:
+        return TierOracle(predictor, keyed=False), TierOracle(predictor, keyed=True)
+
+    def answer(images: Tensor, *, keyed: bool) -> Tensor:
+        everyone = torch.ones(len(images), dtype=torch.bool, device=predictor.device)
+        logits: Tensor = predictor.box(images, everyone & keyed, everyone)
+        return logits
+
+    public, authorised = (NetworkOracle(partial(answer, keyed=keyed), predictor.device) for keyed in (False, True))
+    return public, authorised
+
+
+def _public_input(manifest: Manifest) -> InputSpec:
+    """How a public backbone is normalised: as the bundle, but for a locked one, whose own numbers suit its lock.
+
+    Then it is ImageNet's, as of most weights that are public.
+    """
+    spec = manifest.input
+    return spec if manifest.lock is None else InputSpec(height=spec.height, width=spec.width)
+
+
+def _behind(lock: PixelLock | None, network: nn.Module) -> nn.Module:
+    """A network that was fitted to what a lock makes of images, asked with plain ones."""
+    return network if lock is None else nn.Sequential(lock, network)
+
+
+def _file_identity(path: Path | None) -> str:
+    return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _trainable(network: nn.Module) -> nn.Module:
+    """A copy that a thief may train on."""
+    return copy.deepcopy(network).requires_grad_(True)
 
 
 def _thieves(box: SafeDistillationBox, public: Oracle, images: Tensor, device: torch.device) -> dict[str, Oracle]:

@@ -145,3 +145,24 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
     for row in json.loads((workplace / "http" / "report.json").read_text())["rows"]:
         here_top1 = same[row["name"], row["holdings"], row["share"]]
         assert abs(row["test_top1"] - here_top1) < 0.1, row["name"]
+
+
+@pytest.mark.slow
+def test_a_locked_model_is_attacked_with_a_public_backbone(workplace: Path) -> None:
+    """`sdb lock`, then `sdb evaluate` by the bundle's name, with all the budgets of a thief made small."""
+    lock = "lock --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
+    locked = sdb(workplace, f"{lock} --transform np --block 4 --epochs 4 --batch-size 32 --json")
+    _, errors = locked.communicate(timeout=300)
+    assert locked.returncode == 0, errors
+    evaluate = "evaluate --model shades --data images --backbone teacher.safetensors --images 150 --seeds 0 --json"
+    budgets = "--wrong-keys 5 --key-images 60 --search-keys 8 --sweeps 1 --descent-steps 5 --arms thief*?100?labels"
+    attacked = sdb(workplace, f"{evaluate} {budgets}")
+    printed, errors = attacked.communicate(timeout=600)
+    assert attacked.returncode == 0, errors
+    promises = [verdict["promise"] for verdict in json.loads(printed)]
+    assert "lock: worst of 5 random keys minus chance" in promises
+    assert "lock: hill climbing minus chance" in promises
+    assert "stolen weights minus a public backbone, fine-tuned on 100 labels" in promises
+    report = json.loads((workplace / "runs" / "evaluate" / "shades" / "report.json").read_text())
+    assert report["lock"]["figures"][0]["as_answered"] > 80
+    assert {row["group"] for row in report["rows"]} == {"thief"}

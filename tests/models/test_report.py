@@ -22,7 +22,7 @@ ATTACKS = (
     "the $\\frac{1}{2} 日",
 )
 BUDGETED = (("attack", "hard labels"), ("attack", "ridge decoder"), ("reference", "bare teacher, one label, α = 1"))
-DRAWN = ("tiers", "weights", "figures")
+DRAWN = ("tiers", "weights", "figures", "lock")
 WRITTEN = ("model", "door", "made", "command", "environment", "setting", "verdicts", "rows", "left_out", "seconds")
 
 
@@ -91,6 +91,51 @@ def reading(name: str, kl: float) -> Document:
     return {"name": name, "top1": 0.94, "kl": kl / 3, "kl_softened": kl}
 
 
+def way_in(kind: str, name: str, at: float, *, keys: int = 1, step: str = "", wrong: int = 0) -> Document:
+    return {
+        "kind": kind,
+        "name": name,
+        "step": step,
+        "wrong": wrong,
+        "tried": keys,
+        "mean": at - 2 * (keys > 1),
+        "percentile_95": at - 1,
+        "highest": at,
+        "as_answered": at - 3,
+        "recovered": {"shf": 0.0417, "np": 0.5} if kind == "attack" else None,
+        "seconds": 61.2,
+    }
+
+
+def lock() -> Document:
+    return {
+        "steps": ["shf", "np"],
+        "block": 4,
+        "method": "trained",
+        "effort": {
+            "wrong_keys": 100,
+            "images": 1000,
+            "budget": {"keys": 20_000, "sweeps": 10, "steps": 500, "batch": 128},
+        },
+        "chance": 0.1,
+        "plain": 0.95,
+        "figures": [
+            way_in("reference", "the right key", 94.0),
+            way_in("wrong key", "no key", 12.0),
+            way_in("wrong key", "random keys", 17.0, keys=300),
+            *(
+                way_in("near miss", f"{step}, {n} entries wrong", 90 - n, keys=9, step=step, wrong=n)
+                for step in ("shf", "np")
+                for n in (2, 4, 48)
+            ),
+            way_in("attack", "random search", 13.0, keys=3),
+            way_in("attack", "soft <key>", 14.0, keys=3),
+        ],
+        "left_out": [],
+        "seconds": 800.0,
+    }
+
+
 def whole() -> Document:
     return {
         "model": {"name": "cifar10", "version": "1", "architecture": "cifar_resnet20", "classes": 10},
@@ -111,6 +156,7 @@ def whole() -> Document:
             "lambdas": [reading("λ = 0.5", 0.7)],
             "inverted": reading("inverted trigger", 0.0),
         },
+        "lock": lock(),
         "figures": [*figures("resnet8"), arm("attack", "hard labels", "unlabelled", student="mobile")],
         "rows": [{}] * 7,
         "left_out": ["no foreign images were given"],
@@ -143,6 +189,11 @@ def test_what_the_document_says_is_never_markup(document: Document, evil: str) -
     document["setting"] = {evil: [evil]}
     document["verdicts"][0] |= {"promise": evil, "target": evil, "detail": evil, "student": evil}
     document["tiers"][0]["name"] = document["weights"]["near"][0]["name"] = evil
+    document["lock"]["steps"] = [evil]
+    for figure in document["lock"]["figures"]:
+        figure["name"] += evil
+        figure["step"] += evil
+        figure["recovered"] = {evil: 0.5}
     for figure in document["figures"]:
         figure["name"] += evil if figure["name"] in ATTACKS else ""
         figure["student"] += evil
@@ -172,6 +223,23 @@ def test_every_arm_is_in_a_plot(document: Document, page: str) -> None:
     plots = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
     for figure in document["figures"]:
         assert escape(figure["name"]) in plots
+
+
+def test_every_way_into_a_lock_is_in_its_table_and_its_plots(document: Document, page: str) -> None:
+    section = page.partition("What the lock keeps out")[2].partition("</section>")[0]
+    bars, curves = re.findall(r"<svg.*?</svg>", section, re.DOTALL)
+    for figure in document["lock"]["figures"]:
+        assert f"<td>{escape(figure['name'])}</td>" in section
+        assert (escape(figure["name"]) in bars) is (figure["kind"] != "near miss")
+    assert "shf 4 %, np 50 %" in section
+    assert all(
+        f">{told}<" in curves for told in ("shf", "np", "2", "4", "48", "dashed: chance", "dotted: the right key")
+    )
+
+
+def test_a_model_without_a_lock_is_not_told_of_one(document: Document) -> None:
+    del document["lock"]
+    assert "lock" not in re.sub(r"(?s)<style>.*?</style>|<svg.*?</svg>|block", "", render(document)).lower()
 
 
 def test_the_same_document_makes_the_same_bytes(document: Document, page: str) -> None:
@@ -219,4 +287,4 @@ def test_one_seed_one_tier_and_no_random_key_are_enough(document: Document) -> N
     document["weights"] |= {"wrong": [], "near": [], "lambdas": []}
     page = render(document)
     assert "random keys" not in page.partition("What stolen weights give")[2].partition("</svg>")[0]
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 9
