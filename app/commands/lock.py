@@ -8,11 +8,11 @@ import typer
 
 from app.commands import training
 from app.commands.output import command_line, report
-from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.key_stream import fingerprint
-from models.training import match
 from models.training.lock import Plan, Refusal, lock
 from models.training.loop import Recipe
+from models.training.match import match
 
 commands = typer.Typer()
 
@@ -84,44 +84,26 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         confidences=(confidence,),
         secret_fingerprint=fingerprint(secret),
     )
-
-    def trained() -> Manifest:
-        plan = Plan(
-            name=name,
-            version=version,
-            architecture=arch,
-            weights=weights,
-            data=data,
-            input=spec,
-            guard=guard,
-            lock=lock_spec,
-            recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),
-            held_out=held_out,
-            command=command_line(),
-            subset=subset,
-            refusal=Refusal(share=negatives),
-            wrong_keys=wrong_keys,
-            compare=compare,
-        )
-        return lock(plan, secret, out, work or Path("runs") / name, fabric)
-
-    def matched() -> Manifest:
-        plan = match.Plan(
-            name=name,
-            version=version,
-            architecture=arch,
-            weights=weights,
-            data=data,
-            input=spec,
-            guard=guard,
-            lock=lock_spec,
-            command=command_line(),
-            subset=subset,
-            seed=seed,
-            wrong_keys=wrong_keys,
-        )
-        return match.match(plan, secret, out, fabric.device)
-
-    finished = matched() if match_weights else trained()
+    plan = Plan(
+        name=name,
+        version=version,
+        architecture=arch,
+        weights=weights,
+        data=data,
+        input=spec,
+        guard=guard,
+        lock=lock_spec,
+        recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),
+        held_out=held_out,
+        command=command_line(),
+        subset=subset,
+        refusal=Refusal(share=negatives),
+        wrong_keys=wrong_keys,
+        compare=compare,
+    )
+    if match_weights:
+        finished = match(plan, secret, out, fabric)
+    else:
+        finished = lock(plan, secret, out, work or Path("runs") / name, fabric)
     if fabric.is_global_zero:
         report(finished.model_dump(mode="json"), json_output, f"{out} in {time.monotonic() - started:.0f} s")

@@ -4,50 +4,35 @@ Knows the order of the work; `models.matched` changes the weights. Training imag
 """
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from lightning_fabric import Fabric
 
 from models import bundles
 from models.backbones import Classifier
-from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.bundles import Manifest
 from models.data import load
 from models.matched import matched
 from models.metrics import agreement, top1
 from models.training.figures import lock_figures, random_locks
+from models.training.lock import Plan
 from models.training.loop import predict
 from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides what `match` makes; `input` is that of the plain model."""
-
-    name: str
-    version: str
-    architecture: str
-    weights: Path
-    data: Path
-    input: InputSpec
-    guard: GuardSpec
-    lock: LockSpec
-    command: str
-    subset: float = 1.0
-    seed: int = 0
-    wrong_keys: int = 10
-
-
-def match(plan: Plan, secret: bytes, out: Path, device: torch.device) -> Manifest:
+def match(plan: Plan, secret: bytes, out: Path, fabric: Fabric) -> Manifest:
     """Match the network of `plan` to the key, compare it with the plain one, and write its bundle to `out`.
+
+    `plan.input` is that of the plain model; what `plan` says of training is not looked at, its seed aside.
 
     Raises:
         DataError, BundleError, MatchError: each says what to do.
     """
+    device = fabric.device
     plain_input = plan.input
     spec = plain_input.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
     key = bundles.pixel_lock(plan.lock, secret, plan.name, (3, spec.height, spec.width))
-    training, _ = read_training(plan.data, spec, held_out=1, seed=plan.seed, share=plan.subset)
+    training, _ = read_training(plan.data, spec, held_out=1, seed=plan.recipe.seed, share=plan.subset)
     backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
     manifest = Manifest(
         name=plan.name,
@@ -76,4 +61,5 @@ def match(plan: Plan, secret: bytes, out: Path, device: torch.device) -> Manifes
     measured |= {"top1_plain": top1(bare, test.labels), "agreement_right_key_plain": agreement(own, bare)}
     metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
     metrics["test_max_logit_difference"] = (own - bare).abs().max().item()
-    return bundles.save(out, manifest.model_copy(update={"metrics": metrics}), box.state_dict())
+    finished = manifest.model_copy(update={"metrics": metrics})
+    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
