@@ -11,9 +11,10 @@ from sdb_client.transforms import Transform
 from torch import Tensor
 
 from models.attacks.locks import suite
-from models.attacks.locks.keys import entries, near_key, random_key
+from models.attacks.locks.keys import near_key, random_key
 from models.attacks.locks.thief import Budget, Opened, Thief
 from models.evaluation.locked import Locked
+from models.training.negatives import entries
 
 REFERENCE, WRONG, NEAR, ATTACK = "reference", "wrong key", "near miss", "attack"
 NEAR_KEYS = 3  # drawn for each number of wrong entries
@@ -95,7 +96,7 @@ def _near_misses(locked: Locked, effort: Effort) -> Iterator[Trial]:
             yield _with(thief, near_key(locked.right, locked.scheme, step, wrong, draw))
 
     for step in locked.right.steps:
-        for wrong in _doubling(entries(step, locked.scheme).shape[-1]):
+        for wrong in _doubling(entries(step, locked.scheme.blocks).shape[-1]):
             name, found = f"{step.name}, {wrong} entries wrong", partial(near, step.name, wrong)
             depends = {"keys": NEAR_KEYS, "images": effort.images}
             yield Trial(NEAR, name, found, depends, keys=NEAR_KEYS, images=effort.images, step=step.name, wrong=wrong)

@@ -73,23 +73,30 @@ def _of(steps: Sequence[Step], right: Transform) -> Transform:
 
 
 def _fresh(step: Step, blocks: int, draw: np.random.Generator) -> Step:
-    fresh = _with_key(step, draw.permuted(_key(step, blocks), axis=-1))
+    fresh = with_entries(step, draw.permuted(entries(step, blocks), axis=-1))
     if isinstance(fresh, Feistel):
         return replace(fresh, table=draw.permutation(CODES)[: len(fresh.table)].astype(np.uint16))
     return fresh
 
 
 def _near(step: Step, blocks: int, share: float, draw: np.random.Generator) -> Step:
-    key = _key(step, blocks).copy()
-    wrong = max(2, round(share * key.shape[-1]))
+    return near(step, blocks, max(2, round(share * entries(step, blocks).shape[-1])), draw)
+
+
+def near(step: Step, blocks: int, wrong: int, draw: np.random.Generator) -> Step:
+    """The step with `wrong` ≥ 2 entries of its key wrong: of each of its permutations or masks, if it has many.
+
+    Entries of a permutation trade places in a circle; bits are flipped.
+    """
+    key = entries(step, blocks).copy()
     places = np.argsort(draw.random(key.shape), axis=-1)[..., :wrong]
-    entries = np.take_along_axis(key, places, axis=-1)
-    changed = ~entries if key.dtype == np.bool_ else np.roll(entries, 1, axis=-1)
+    chosen = np.take_along_axis(key, places, axis=-1)
+    changed = ~chosen if key.dtype == np.bool_ else np.roll(chosen, 1, axis=-1)
     np.put_along_axis(key, places, changed, axis=-1)
-    return _with_key(step, key)
+    return with_entries(step, key)
 
 
-def _key(step: Step, blocks: int) -> Key:
+def entries(step: Step, blocks: int) -> Key:
     """The key of a step, whose last axis has one entry for each value of a block, or for each block."""
     match step:
         case Shuffle():
@@ -101,7 +108,8 @@ def _key(step: Step, blocks: int) -> Key:
     raise TypeError(f"a step of another kind: {step!r}")
 
 
-def _with_key(step: Step, key: Key) -> Step:
+def with_entries(step: Step, key: Key) -> Step:
+    """The step with another key."""
     match step:
         case Shuffle():
             return Shuffle(key)

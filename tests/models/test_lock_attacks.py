@@ -14,7 +14,7 @@ from torchvision.models import VisionTransformer
 
 from models.attacks.locks import hill_climbing, linear_layer, random_search, sinkhorn, weight_matching
 from models.attacks.locks.blocks import to_blocks, to_images
-from models.attacks.locks.keys import Scheme, entries, near_key, random_key, recovered
+from models.attacks.locks.keys import Scheme, near_key, random_key, recovered
 from models.attacks.locks.relabelling import best_relabelling
 from models.attacks.locks.suite import ATTACKS
 from models.attacks.locks.thief import Budget, Front, Opened, Thief, accuracy, confidence
@@ -23,6 +23,7 @@ from models.lock import PixelLock
 from models.matched import matched
 from models.metrics import top1
 from models.training.loop import Batch, Recipe, predict, train
+from models.training.negatives import entries
 from models.views import random_views
 from tests.conftest import smooth_images
 from tests.models.test_training import CPU, FABRIC
@@ -160,7 +161,7 @@ def test_a_key_that_is_nearly_right_has_so_many_entries_wrong(step: str) -> None
     right = drawn(known)
     for wrong in (2, 5, 16):
         near = near_key(right, known, step, wrong, np.random.default_rng(1))
-        differs = entries(near.steps[0], known) != entries(right.steps[0], known)
+        differs = entries(near.steps[0], known.blocks) != entries(right.steps[0], known.blocks)
         assert (differs.sum(-1) == wrong).all()
         assert recovered(near, right, known)[step] == pytest.approx(1 - wrong / differs.shape[-1])
         if not step.startswith("ffx"):
@@ -184,10 +185,10 @@ def test_a_climb_may_go_from_a_key_to_all_that_differ_by_one_change(step: str) -
     length, rows = (known.blocks if step == "scramble" else known.size), (known.blocks if step.endswith("each") else 1)
     bits = step.startswith(("np", "ffx"))
     assert count == rows * (length if bits else length * (length - 1) // 2)
-    own = entries(key.steps[0], known)
+    own = entries(key.steps[0], known.blocks)
     seen = set()
     for number in np.linspace(0, count - 1, 60, dtype=int).tolist():
-        other = entries(hill_climbing.neighbour(key, known, number).steps[0], known)
+        other = entries(hill_climbing.neighbour(key, known, number).steps[0], known.blocks)
         assert (other != own).sum() == (1 if bits else 2)
         seen.add(other.tobytes())
     assert len(seen) == min(60, count)

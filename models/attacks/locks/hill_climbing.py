@@ -9,9 +9,10 @@ from functools import lru_cache
 import numpy as np
 from sdb_client.transforms import Transform
 
-from models.attacks.locks.keys import Entries, Scheme, entries, random_key, with_entries
+from models.attacks.locks.keys import Entries, Scheme, random_key
 from models.attacks.locks.progress import followed
 from models.attacks.locks.thief import Opened, Score, Thief, accuracy
+from models.training.negatives import entries, with_entries
 
 
 def steal(thief: Thief, *, score: Score = accuracy) -> Opened:
@@ -37,14 +38,14 @@ def steal(thief: Thief, *, score: Score = accuracy) -> Opened:
 
 def neighbours(key: Transform, scheme: Scheme) -> int:
     """How many keys differ from `key` by one swap or one flipped bit of one step."""
-    return sum(_changes(entries(step, scheme)) for step in key.steps)
+    return sum(_changes(entries(step, scheme.blocks)) for step in key.steps)
 
 
 def neighbour(key: Transform, scheme: Scheme, number: int) -> Transform:
     """One of these keys, by its number."""
     steps = list(key.steps)
     for place, step in enumerate(steps):
-        known = entries(step, scheme)
+        known = entries(step, scheme.blocks)
         if number < _changes(known):
             steps[place] = with_entries(step, _changed(known, number))
             return scheme.key(steps)

@@ -5,7 +5,7 @@ hand it in.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from sdb_client.transforms import (
     Transform,
     fixed,
 )
+
+from models.training.negatives import entries, near
 
 Entries = NDArray[Any]
 CODES, VALUES = 1000, 256  # an FFX table is so many different numbers below a thousand, one for each byte
@@ -55,36 +57,9 @@ def random_key(scheme: Scheme, draw: np.random.Generator) -> Transform:
 
 
 def near_key(right: Transform, scheme: Scheme, step: str, wrong: int, draw: np.random.Generator) -> Transform:
-    """The right key but for `wrong` ≥ 2 entries of one step: of each of its permutations or masks, if it has many.
-
-    Entries of a permutation trade places in a circle; bits are flipped.
-    """
-    steps = [_near(known, scheme, wrong, draw) if known.name == step else known for known in right.steps]
+    """The right key but for `wrong` ≥ 2 entries of one step; see `negatives.near`."""
+    steps = [near(known, scheme.blocks, wrong, draw) if known.name == step else known for known in right.steps]
     return scheme.key(steps)
-
-
-def entries(step: Step, scheme: Scheme) -> Entries:
-    """The key of a step: its last axis has an entry for every value of a block, or for every block."""
-    match step:
-        case Shuffle():
-            return step.permutation
-        case Negative() | Feistel():
-            return step.mask
-        case Scramble() | ShuffleEach() | NegativeEach():
-            return step.key_for(scheme.blocks)
-    raise TypeError(f"a step of another kind: {step!r}")
-
-
-def with_entries(step: Step, found: Entries) -> Step:
-    """The step with another key."""
-    match step:
-        case Shuffle():
-            return Shuffle(found)
-        case Negative() | Feistel():
-            return replace(step, mask=found)
-        case Scramble() | ShuffleEach() | NegativeEach():
-            return replace(step, key_for=fixed(found))
-    raise TypeError(f"a step of another kind: {step!r}")
 
 
 def recovered(found: Transform, right: Transform, scheme: Scheme) -> dict[str, float]:
@@ -92,17 +67,8 @@ def recovered(found: Transform, right: Transform, scheme: Scheme) -> dict[str, f
 
     A random permutation has one of its entries right, a random mask half of them. Of an FFX step the mask is compared.
     """
-    pairs = zip(found.steps, right.steps, strict=True)
-    return {one.name: float((entries(one, scheme) == entries(other, scheme)).mean()) for one, other in pairs}
-
-
-def _near(step: Step, scheme: Scheme, wrong: int, draw: np.random.Generator) -> Step:
-    changed = entries(step, scheme).copy()
-    places = np.argsort(draw.random(changed.shape), axis=-1)[..., :wrong]
-    chosen = np.take_along_axis(changed, places, axis=-1)
-    other = ~chosen if changed.dtype == np.bool_ else np.roll(chosen, 1, axis=-1)
-    np.put_along_axis(changed, places, other, axis=-1)
-    return with_entries(step, changed)
+    pairs, blocks = zip(found.steps, right.steps, strict=True), scheme.blocks
+    return {one.name: float((entries(one, blocks) == entries(other, blocks)).mean()) for one, other in pairs}
 
 
 def _orders(shape: tuple[int, ...], draw: np.random.Generator) -> Entries:
