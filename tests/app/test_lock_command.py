@@ -93,7 +93,7 @@ def test_a_trained_lock_is_a_bundle_that_states_what_it_was_made_of(locked: Json
     assert manifest.metrics.keys() == {
         f"test_top1_{name}" for name in ("right_key", "no_key", "wrong_keys_mean", "wrong_keys_worst")
     }
-    assert str(manifest.provenance["command"]).startswith("sdb ")
+    assert str(manifest.provenance["command"]).startswith("sdb")
     assert {"recipe", "refusal", "subset", "weights_sha256", "torch"} <= manifest.provenance.keys()
     assert [file.name for file in (workplace / "zoo" / "shades").iterdir() if file.suffix == ".key"] == []
 
