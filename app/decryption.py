@@ -57,11 +57,11 @@ async def _unsealed(
         raise UndecryptableImage from None
     if named is not None and any(header.kid != named for header in headers):
         raise UndecryptableImage
-    secrets = {kid: (await keys.image_secret(caller, kid, "sealed")).secret for kid in {h.kid for h in headers}}
+    secrets = {kid: (await keys.image_keys.open(caller, kid, "sealed")).secret for kid in {h.kid for h in headers}}
     claimed: list[sealed.Header] = []
     try:
         for header in headers:
-            await keys.once(caller, header.kid, header.iv, header.issued_at)
+            await keys.image_keys.once(caller, header.kid, header.iv, header.issued_at)
             claimed.append(header)
         yield [
             partial(_opened, message, secrets[header.kid], header.kid, model)
@@ -76,7 +76,7 @@ async def _unsealed(
 async def _forget(keys: KeyService, caller: Caller, claimed: Sequence[sealed.Header]) -> None:
     try:
         for header in claimed:
-            await keys.forget(caller, header.kid, header.iv)
+            await keys.image_keys.forget(caller, header.kid, header.iv)
     except StoreUnavailable:
         return  # the store forgets by itself, only later
 
@@ -94,7 +94,7 @@ async def _undone(
 ) -> list[Picture]:
     if kid is None:
         raise InvalidRequest("`encryption=pixel` needs `image_key`, the id of the image key")
-    key = await keys.image_secret(caller, kid, "pixel")
+    key = await keys.image_keys.open(caller, kid, "pixel")
     if key.transform is None or key.block is None:
         raise UndecryptableImage
     transform = _transform(key.secret, kid, model, key.transform, key.block)

@@ -52,9 +52,8 @@ class HostedModel:
     def _predict(self, rows: list[Row]) -> list[Logits]:
         pixels = np.stack([row.pixels for row in rows])
         keyed = np.array([row.keyed for row in rows])
-        if self.manifest.lock is None:
-            return list(self.predictor(pixels, keyed))
-        return list(self.predictor(pixels, keyed, np.array([row.unlocked for row in rows])))
+        unlocked = np.array([row.unlocked for row in rows])
+        return list(self.predictor(pixels, keyed, unlocked))
 
     def warm_up(self) -> None:
         """One batch of each size class, so that the first caller does not pay for allocations."""

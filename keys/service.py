@@ -7,7 +7,6 @@ keys/image_service.py.
 from collections.abc import Callable
 
 from keys.errors import ImageKeyRefused, InvalidCredential, InvalidGrant, MissingScope, UnknownKey
-from keys.image_keys import ImageScheme, OpenedImageKey
 from keys.image_service import ImageKeyService
 from keys.material import Vault, check_api_key, new_api_key, random_base62
 from keys.records import Budget, Caller, Hold, IssuedKey, KeyGrant, KeyKind, KeyRecord, instant
@@ -132,18 +131,6 @@ class KeyService:
     async def release(self, hold: Hold) -> None:
         """Give a charge back."""
         await self._store.release(hold)
-
-    async def image_secret(self, caller: Caller, kid: str, scheme: ImageScheme) -> OpenedImageKey:
-        """The caller's image key `kid`, opened; see ImageKeyService.open."""
-        return await self.image_keys.open(caller, kid, scheme)
-
-    async def once(self, caller: Caller, kid: str, iv: bytes, issued_at: float | None) -> None:
-        """Take note that a sealed image is opened; see ImageKeyService.once."""
-        await self.image_keys.once(caller, kid, iv, issued_at)
-
-    async def forget(self, caller: Caller, kid: str, iv: bytes) -> None:
-        """Let a sealed image be opened again."""
-        await self.image_keys.forget(caller, kid, iv)
 
     async def rewrap(self) -> tuple[Tally, list[str]]:
         """Seal every image secret under the newest master key; see keys/rewrap.py."""

@@ -56,7 +56,7 @@ def first(key: IssuedKey) -> IssuedImageKey:
 async def opens(service: KeyService, caller: Caller, kid: str, scheme: ImageScheme = "sealed") -> bool:
     """Whether it opens; a refusal has one text, whatever the reason."""
     try:
-        await service.image_secret(caller, kid, scheme)
+        await service.image_keys.open(caller, kid, scheme)
     except UndecryptableImage as refusal:
         if str(refusal) == "the image cannot be decrypted":
             return False
@@ -104,7 +104,7 @@ async def test_the_secret_that_was_shown_is_the_secret_that_opens(service: KeySe
     issued = first(key)
     assert len(issued.secret) == 32
     assert len(issued.record.kid) >= 4 + 22, "128 bits"
-    opened = await service.image_secret(caller, issued.record.kid, grant.scheme)
+    opened = await service.image_keys.open(caller, issued.record.kid, grant.scheme)
     assert opened == OpenedImageKey(issued.record.kid, grant.scheme, grant.transform, grant.block, issued.secret)
 
 
@@ -187,7 +187,7 @@ async def test_no_record_repr_or_list_shows_a_secret(service: KeyService, caplog
     caplog.set_level(logging.DEBUG)
     key, caller = await create(service)
     image_key = first(key)
-    opened = await service.image_secret(caller, image_key.record.kid, "sealed")
+    opened = await service.image_keys.open(caller, image_key.record.kid, "sealed")
     await opens(over_another_master(service), caller, image_key.record.kid)
     shown = "".join(
         [repr(thing) for thing in (key, image_key, opened, await service.image_keys.of(key.record.id))]
@@ -252,26 +252,29 @@ async def test_an_entry_that_somebody_changed_in_the_store_does_not_open(service
 async def test_a_sealed_image_is_opened_once_until_it_is_forgotten(service: KeyService) -> None:
     _, caller = await create(service)
     _, stranger = await create(service)
-    await service.once(caller, "img_a", IV, None)
+    await service.image_keys.once(caller, "img_a", IV, None)
     for issued_at in (None, time.time()):
         with pytest.raises(UndecryptableImage):
-            await service.once(caller, "img_a", IV, issued_at)
-    await service.once(stranger, "img_a", IV, None)
-    await service.once(caller, "img_b", IV, None)
-    await service.forget(caller, "img_a", IV)
-    await service.once(caller, "img_a", IV, time.time())
+            await service.image_keys.once(caller, "img_a", IV, issued_at)
+    await service.image_keys.once(stranger, "img_a", IV, None)
+    await service.image_keys.once(caller, "img_b", IV, None)
+    await service.image_keys.forget(caller, "img_a", IV)
+    await service.image_keys.once(caller, "img_a", IV, time.time())
 
 
 async def test_a_stale_image_and_one_from_the_future_are_refused_like_any_other(service: KeyService) -> None:
     _, caller = await create(service)
     for issued_at in (time.time() - 305, time.time() + 305, 0, -1, 1e18):
         with pytest.raises(UndecryptableImage) as refusal:
-            await service.once(caller, "img_a", IV, issued_at)
+            await service.image_keys.once(caller, "img_a", IV, issued_at)
         assert str(refusal.value) == str(UndecryptableImage())
-    await service.once(caller, "img_a", IV, time.time() - 290)
+    await service.image_keys.once(caller, "img_a", IV, time.time() - 290)
 
 
 async def test_who_has_no_key_opens_nothing(service: KeyService) -> None:
-    for call in (service.once(Caller(), "img_a", IV, None), service.forget(Caller(), "img_a", IV)):
+    for call in (
+        service.image_keys.once(Caller(), "img_a", IV, None),
+        service.image_keys.forget(Caller(), "img_a", IV),
+    ):
         with pytest.raises(UndecryptableImage):
             await call

@@ -54,7 +54,7 @@ async def opened(service: KeyService, key: IssuedKey) -> bytes | None:
     """The secret of a key's first image key, if it opens."""
     record = first(key).record
     try:
-        return (await service.image_secret(Caller(key.record), record.kid, record.scheme)).secret
+        return (await service.image_keys.open(Caller(key.record), record.kid, record.scheme)).secret
     except UndecryptableImage:
         return None
 
@@ -69,7 +69,7 @@ async def test_after_it_the_new_master_key_alone_opens_every_image_key(client: R
     assert (tally.resealed, tally.current, tally.unreadable) == (7, 1, [])
     assert [await opened(new, key) for key in keys] == before
     assert await opened(old, keys[0]) is None
-    again = (await new.image_secret(Caller(keys[0].record), retiring.record.kid, "sealed")).secret
+    again = (await new.image_keys.open(Caller(keys[0].record), retiring.record.kid, "sealed")).secret
     assert again == retiring.secret
 
 
@@ -109,7 +109,7 @@ async def test_beside_it_nothing_is_lost_and_nothing_comes_back(client: Redis) -
     issued, *_ = await asyncio.gather(asyncio.gather(*issues), asyncio.gather(*runs), asyncio.gather(*retirements))
     assert (await both.rewrap())[0].unreadable == []
     for number, (key, newer) in enumerate(zip(keys, issued, strict=True)):
-        found = await new.image_secret(Caller(key.record), newer.record.kid, "sealed")
+        found = await new.image_keys.open(Caller(key.record), newer.record.kid, "sealed")
         assert found.secret == newer.secret
         assert await opened(new, key) == (None if number % 2 == 0 else first(key).secret)
 
