@@ -12,8 +12,8 @@ from app.errors import RemoteError, RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
-COMMANDS = ("serve", "keys", "models", "wrap", "lock", "evaluate", "doctor")
-EXTRA = {"art", "httpx", "jinja2", "matplotlib"}  # what the extra `evaluate` brings
+COMMANDS = ("serve", "keys", "audit", "models", "wrap", "lock", "evaluate", "doctor")
+EXTRA = {"art", "httpx", "matplotlib"}  # what the extra `evaluate` brings
 
 
 class Lazy(TyperGroup):

@@ -1,12 +1,10 @@
-"""What arrives encrypted: whose key opens it, that it opens once, and what undoes a pixel scheme.
+"""What arrives encrypted: whose key opens it, what tells it from others, and what undoes a pixel scheme.
 
 Knows both schemes of docs/encryption.md; knows no model, and of HTTP only the parameters. Nothing here says why an
 image does not open: an unknown key, somebody else's, a retired one and a changed byte are one refusal.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from PIL import Image
@@ -15,9 +13,10 @@ from sdb_client.transforms import Transform, TransformError
 
 from app import images
 from app.errors import InvalidRequest
+from app.images import Sent
 from app.schemas import Parameters
-from keys.errors import StoreUnavailable, UndecryptableImage
-from keys.records import Caller
+from keys.errors import UndecryptableImage
+from keys.records import Caller, Seal
 from keys.service import KeyService
 
 TRANSFORMS_KEPT = 256
@@ -26,59 +25,61 @@ Picture = Callable[[int], Image.Image]
 """An image that still has to be read: given the most pixels that it may have."""
 
 
-@asynccontextmanager
-async def pictures(
-    keys: KeyService, caller: Caller, model: str, encoded: Sequence[bytes], parameters: Parameters
-) -> AsyncIterator[list[Picture]]:
-    """The images of a request, ready to be read in a worker thread; if the body fails, what it opened may come again.
+def seals_of(encoded: Sequence[Sent], parameters: Parameters) -> tuple[Seal, ...]:
+    """What tells the sealed images of a request from any others; nothing if they are none, which `pictures` refuses.
 
     Raises:
-        UndecryptableImage: no image key of the caller opens one of them, or it came before.
+        InvalidRequest: they are pixels, which cannot be sealed.
+    """
+    if parameters.encryption != "sealed":
+        return ()
+    try:
+        headers = [sealed.peek(message) for message in _messages(encoded)]
+    except sealed.Unsealable:
+        return ()
+    return tuple(Seal(header.kid, header.iv, header.issued_at) for header in headers)
+
+
+def _messages(encoded: Sequence[Sent]) -> list[bytes]:
+    messages = [message for message in encoded if isinstance(message, bytes)]
+    if len(messages) < len(encoded):
+        raise InvalidRequest("`encryption=sealed` is of encoded images: pixels cannot be sealed")
+    return messages
+
+
+async def pictures(
+    keys: KeyService, caller: Caller, model: str, encoded: Sequence[Sent], parameters: Parameters
+) -> list[Picture]:
+    """The images of a request, ready to be read in a worker thread.
+
+    Raises:
+        UndecryptableImage: no image key of the caller opens one of them.
     """
     match parameters.encryption:
         case "sealed":
-            async with _unsealed(keys, caller, model, encoded, parameters.image_key) as opened:
-                yield opened
+            return await _unsealed(keys, caller, model, _messages(encoded), parameters.image_key)
         case "pixel":
-            yield await _undone(keys, caller, model, encoded, parameters.image_key)
+            return await _undone(keys, caller, model, encoded, parameters.image_key)
         case "lock":
-            yield [partial(_as_sent, image) for image in encoded]
+            return [partial(_as_sent, image) for image in encoded]
         case None:
-            yield [partial(images.decode, image) for image in encoded]
+            return [partial(images.decode, image) for image in encoded]
 
 
-@asynccontextmanager
 async def _unsealed(
-    keys: KeyService, caller: Caller, model: str, messages: Sequence[bytes], named: str | None
-) -> AsyncIterator[list[Picture]]:
+    keys: KeyService, caller: Caller, model: str, sent: Sequence[Sent], named: str | None
+) -> list[Picture]:
+    messages = [message for message in sent if isinstance(message, bytes)]
+    if len(messages) < len(sent):
+        raise InvalidRequest("`encryption=sealed` is of encoded images: pixels cannot be sealed")
     try:
-        headers = [sealed.peek(message) for message in messages]
+        kids = [sealed.peek(message).kid for message in messages]
     except sealed.Unsealable:
         raise UndecryptableImage from None
-    if named is not None and any(header.kid != named for header in headers):
+    if named is not None and any(kid != named for kid in kids):
         raise UndecryptableImage
-    secrets = {kid: (await keys.image_keys.open(caller, kid, "sealed")).secret for kid in {h.kid for h in headers}}
-    claimed: list[sealed.Header] = []
-    try:
-        for header in headers:
-            await keys.image_keys.once(caller, header.kid, header.iv, header.issued_at)
-            claimed.append(header)
-        yield [
-            partial(_opened, message, secrets[header.kid], header.kid, model)
-            for message, header in zip(messages, headers, strict=True)
-        ]
-    except BaseException:
-        # Also when the caller hung up: giving back must not be cancelled with the request.
-        await asyncio.shield(asyncio.ensure_future(_forget(keys, caller, claimed)))
-        raise
-
-
-async def _forget(keys: KeyService, caller: Caller, claimed: Sequence[sealed.Header]) -> None:
-    try:
-        for header in claimed:
-            await keys.image_keys.forget(caller, header.kid, header.iv)
-    except StoreUnavailable:
-        return  # the store forgets by itself, only later
+    secrets = {kid: (await keys.image_keys.open(caller, kid, "sealed")).secret for kid in set(kids)}
+    return [partial(_opened, message, secrets[kid], kid, model) for message, kid in zip(messages, kids, strict=True)]
 
 
 def _opened(message: bytes, secret: bytes, kid: str, model: str, max_pixels: int) -> Image.Image:
@@ -90,7 +91,7 @@ def _opened(message: bytes, secret: bytes, kid: str, model: str, max_pixels: int
 
 
 async def _undone(
-    keys: KeyService, caller: Caller, model: str, encoded: Sequence[bytes], kid: str | None
+    keys: KeyService, caller: Caller, model: str, encoded: Sequence[Sent], kid: str | None
 ) -> list[Picture]:
     if kid is None:
         raise InvalidRequest("`encryption=pixel` needs `image_key`, the id of the image key")
@@ -107,7 +108,7 @@ def _transform(secret: bytes, kid: str, model: str, step: str, block: int) -> Tr
     return Transform.from_secret(secret, kid=kid, model=model, steps=(step,), block=block)
 
 
-def _inverted(transform: Transform, encoded: bytes, max_pixels: int) -> Image.Image:
+def _inverted(transform: Transform, encoded: Sent, max_pixels: int) -> Image.Image:
     read = images.pixels if transform.peak < 256 else images.codes
     try:
         return Image.fromarray(transform.invert(read(encoded, max_pixels)))
@@ -115,5 +116,5 @@ def _inverted(transform: Transform, encoded: bytes, max_pixels: int) -> Image.Im
         raise InvalidRequest(f"the encrypted image does not fit its scheme: {error}") from None
 
 
-def _as_sent(encoded: bytes, max_pixels: int) -> Image.Image:
+def _as_sent(encoded: Sent, max_pixels: int) -> Image.Image:
     return Image.fromarray(images.pixels(encoded, max_pixels))

@@ -1,15 +1,45 @@
-"""Rights as types: a route that takes an `AdminCaller` cannot be reached without being an admin."""
+"""Rights as types: a route that takes an `AdminCaller` cannot be reached without being an admin.
 
-from typing import Annotated
+Whoever may be asked is said by each route: `check_rights` refuses to build an application with one that does not.
+"""
 
-from fastapi import Depends, Request
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import HTTPBearer
+from starlette.routing import BaseRoute
 
 from app.pipeline import Services
 from keys.errors import InvalidCredential, MissingScope
-from keys.records import Caller
+from keys.records import Act, Caller, Origin
 
 BEARER = "bearer"
+RIGHTS: set[Callable[..., Any]] = set()
+
+
+def right(dependency: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare that a dependency says who may reach a route."""
+    RIGHTS.add(dependency)
+    return dependency
+
+
+def check_rights(routes: Sequence[BaseRoute]) -> None:
+    """Deny by default.
+
+    Raises:
+        AssertionError: a route depends on no right.
+    """
+    for route in iter_route_contexts(routes):
+        if isinstance(route.original_route, APIRoute) and not _needed(route.dependant) & RIGHTS:
+            raise AssertionError(f"{route.path} does not say who may reach it")
+
+
+def _needed(dependant: Dependant) -> set[Callable[..., Any]]:
+    calls = {dependant.call} if dependant.call else set()
+    return calls.union(*(_needed(needed) for needed in dependant.dependencies))
 
 
 def _services(request: Request) -> Services:
@@ -20,47 +50,113 @@ def _services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(_services)]
 
 
-# For the OpenAPI document alone: `_presented` judges the header itself, since a bad one must never count as none.
+def _origin(request: Request) -> Origin:
+    return Origin(request.scope["request_id"], request.client.host if request.client else None)
+
+
+OriginDep = Annotated[Origin, Depends(_origin)]
+
+# For the OpenAPI document alone: `_credential` judges the header itself, since a bad one must never count as none.
 DOCUMENTED = HTTPBearer(auto_error=False, description="API key, or access token from /oauth2/token")
 Documented = Annotated[object, Depends(DOCUMENTED)]
 
 
-async def _presented(request: Request, services: ServicesDep, _: Documented) -> Caller | None:
-    """The caller behind the Authorization header, None without one; a header that is not valid is refused."""
+def _credential(request: Request, _: Documented) -> str | None:
+    """What the Authorization header presents, None without one; a header that is not valid is refused."""
     headers = request.headers.getlist("authorization")
     if not headers:
         return None
     scheme, _, credential = headers[0].partition(" ")
     if len(headers) > 1 or scheme.lower() != BEARER or not credential.isascii():
         raise InvalidCredential
-    return await services.keys.authenticate(credential.strip())
+    return credential.strip()
+
+
+Credential = Annotated[str | None, Depends(_credential)]
+
+
+async def _presented(credential: Credential, origin: OriginDep, services: ServicesDep) -> Caller | None:
+    """The caller as the store knows it now."""
+    return None if credential is None else await services.keys.authenticate(credential, origin)
+
+
+async def _recalled(credential: Credential, origin: OriginDep, services: ServicesDep) -> Caller | None:
+    """The caller as this process knows it; the store judges it when it is admitted, which an admin never is."""
+    if credential is None:
+        return None
+    caller = await services.keys.recall(credential, origin)
+    for_admins = caller.key is not None and caller.key.kind == "admin"
+    return await services.keys.authenticate(credential, origin) if for_admins else caller
 
 
 Presented = Annotated[Caller | None, Depends(_presented)]
 
 
+@right
+def everybody() -> None:
+    """Nobody is asked who they are."""
+
+
+@right
 def _key_holder(caller: Presented) -> Caller:
     if caller is None:
         raise InvalidCredential
     return caller
 
 
-def _data_plane(caller: Presented, services: ServicesDep) -> Caller:
+@right
+def _data_plane(caller: Presented, origin: OriginDep, services: ServicesDep) -> Caller:
+    return _client(caller, origin, services)
+
+
+@right
+def _predicting(
+    caller: Annotated[Caller | None, Depends(_recalled)], origin: OriginDep, services: ServicesDep
+) -> Caller:
+    return _client(caller, origin, services)
+
+
+def _client(caller: Caller | None, origin: Origin, services: Services) -> Caller:
     if caller is None:
         if not services.settings.anonymous:
             raise InvalidCredential
-        return Caller()
+        return Caller(origin=origin)
     if caller.key is not None and caller.key.kind == "admin":
         raise MissingScope("admin keys do not predict; issue a client key")
     return caller
 
 
-def _admin(caller: Annotated[Caller, Depends(_key_holder)]) -> Caller:
-    if caller.key is None or caller.key.kind != "admin":
+@right
+async def _admin(caller: Annotated[Caller, Depends(_key_holder)], services: ServicesDep) -> Caller:
+    if caller.key is None:
+        raise InvalidCredential
+    if caller.key.kind != "admin":
+        await services.keys.refused(caller.key.id, "", MissingScope.code, caller.origin)
         raise MissingScope("this needs an admin key")
     return caller
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="a name for this request: repeated with it, it is done, and charged, once",
+    ),
+]
+
+
+def _act(caller: Annotated[Caller, Depends(_admin)], idempotency_key: IdempotencyKey = None) -> Act:
+    if caller.key is None:
+        raise InvalidCredential
+    return Act(caller.key.id, caller.origin.request_id, caller.origin.address, idempotency_key)
+
+
+Everybody = Depends(everybody)
 KeyHolder = Annotated[Caller, Depends(_key_holder)]
 AnyCaller = Annotated[Caller, Depends(_data_plane)]
+PredictingCaller = Annotated[Caller, Depends(_predicting)]
 AdminCaller = Annotated[Caller, Depends(_admin)]
+Acting = Annotated[Act, Depends(_act)]

@@ -3,14 +3,17 @@
 Knows codes and HTTP; the errors themselves are raised where they happen and never mention a status.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from keys.errors import InvalidGrant, KeyServiceError, QuotaExceeded
+from keys.errors import InvalidGrant, KeyServiceError, QuotaExceeded, RateLimited
+from keys.records import BUDGET, Budget, Standing
 
 
 class RequestError(Exception):
@@ -68,11 +71,15 @@ STATUS: dict[str, tuple[int, str]] = {
     "unknown-model": (404, "No such model"),
     "unknown-key": (404, "No such key"),
     "method-not-allowed": (405, "This method is not allowed here"),
+    "idempotency-in-progress": (409, "The first request with this Idempotency-Key is still running"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-image": (415, "The image format is not supported"),
+    "unsupported-encoding": (415, "The coding of the body is not supported"),
     "undecodable-image": (422, "The image cannot be decoded"),
     "undecryptable-image": (422, "The image cannot be decrypted"),
+    "idempotency-mismatch": (422, "The Idempotency-Key was used for another request"),
     "quota-exceeded": (429, "The budget is spent"),
+    "rate-limited": (429, "A rate limit is reached"),
     "internal-error": (500, "The server failed"),
     "store-unavailable": (503, "The key store does not answer"),
     "overloaded": (503, "The server is busy"),
@@ -80,20 +87,34 @@ STATUS: dict[str, tuple[int, str]] = {
 }
 HEADERS: dict[str, dict[str, str]] = {
     "invalid-credential": {"WWW-Authenticate": "Bearer"},
+    "idempotency-in-progress": {"Retry-After": "1"},
+    "unsupported-encoding": {"Accept-Encoding": "gzip, deflate"},
     "quota-exceeded": {"x-should-retry": "false"},
     "store-unavailable": {"Retry-After": "2"},
     "overloaded": {"Retry-After": "1"},
     "draining": {"Retry-After": "5"},
 }
-TYPES = {"quota-exceeded": "https://iana.org/assignments/http-problem-types#quota-exceeded"}
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+TYPES = {"quota-exceeded": QUOTA_EXCEEDED, "rate-limited": QUOTA_EXCEEDED}
 OAUTH_ERRORS = {400: "invalid_request", 401: "invalid_client"}
+PLAIN_JSON = "/v2/"
 FRAMEWORK_CODES = {404: "not-found", 405: "method-not-allowed"}
 
 
 def problem(
-    code: str, detail: str, *, path: str, request_id: str, error: str | None = None, headers: Mapping[str, str] = {}
+    code: str,
+    detail: str,
+    *,
+    path: str,
+    request_id: str,
+    error: str | None = None,
+    headers: Mapping[str, str] = {},
+    members: Mapping[str, object] = {},
 ) -> Response:
-    """A refusal as `application/problem+json`; `error` is the same in one string, for clients that expect one."""
+    """A refusal as `application/problem+json`; `error` is the same in one string, for clients that expect one.
+
+    Clients of the Open Inference Protocol read it only if it is called `application/json`.
+    """
     status, title = STATUS[code]
     body = {
         "type": TYPES.get(code, f"urn:sdb:problem:{code}"),
@@ -104,33 +125,63 @@ def problem(
         "code": code,
         "request_id": request_id,
         "error": error or f"{code}: {detail}",
+        **members,
     }
     return Response(
         orjson.dumps(body),
         status,
-        media_type="application/problem+json",
+        media_type="application/json" if path.startswith(PLAIN_JSON) else "application/problem+json",
         headers={**HEADERS.get(code, {}), **headers, "Cache-Control": "no-store"},
     )
 
 
 def _answer(
-    request: Request, code: str, detail: str, error: str | None = None, headers: Mapping[str, str] = {}
+    request: Request,
+    code: str,
+    detail: str,
+    *,
+    error: str | None = None,
+    headers: Mapping[str, str] = {},
+    members: Mapping[str, object] = {},
 ) -> Response:
     path, request_id = request.scope["path"], request.scope["request_id"]
     if path.startswith("/oauth2/"):  # RFC 6749 §5.2 fixes the values of `error`, and the challenge after HTTP Basic
-        error = error or OAUTH_ERRORS.get(STATUS[code][0])
+        error, members = error or OAUTH_ERRORS.get(STATUS[code][0]), {**members, "error_description": detail}
         if code == "invalid-credential" and request.headers.get("authorization", "").lower().startswith("basic"):
             headers = {**headers, "WWW-Authenticate": 'Basic realm="sdb"'}
-    return problem(code, detail, path=path, request_id=request_id, error=error, headers=headers)
+    return problem(code, detail, path=path, request_id=request_id, error=error, headers=headers, members=members)
 
 
 def _domain_error(request: Request, exception: Exception) -> Response:
     assert isinstance(exception, RequestError | KeyServiceError)  # noqa: S101 - registered for these alone
-    headers: dict[str, str] = {}
-    if isinstance(exception, QuotaExceeded):
-        headers = budget_headers(exception.limit, exception.remaining)
-    error = exception.oauth_error if isinstance(exception, InvalidGrant) else None
-    return _answer(request, exception.code, str(exception), error, headers)
+    code, detail = exception.code, str(exception)
+    match exception:
+        case QuotaExceeded():
+            members = {"violated-policies": [BUDGET]}
+            return _answer(request, code, detail, headers=_spent_headers(exception), members=members)
+        case RateLimited():
+            headers = _never_or_after(exception.retry_after_s)
+            return _answer(request, code, detail, headers=headers, members={"violated-policies": [exception.name]})
+        case InvalidGrant():
+            return _answer(request, code, detail, error=exception.oauth_error)
+        case _:
+            return _answer(request, code, detail)
+
+
+def _spent_headers(refusal: QuotaExceeded) -> dict[str, str]:
+    budget = Budget(limit=refusal.limit, remaining=refusal.remaining, resets_at=refusal.resets_at)
+    headers = rate_limit_headers(budget, ())
+    if refusal.resets_at is not None:
+        headers["Retry-After"] = str(_seconds_until(refusal.resets_at))
+    return headers
+
+
+def _never_or_after(seconds: float | None) -> dict[str, str]:
+    return {"x-should-retry": "false"} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+
+
+def _seconds_until(time: datetime) -> int:
+    return max(1, math.ceil((time - datetime.now(UTC)).total_seconds()))
 
 
 def _validation_error(request: Request, exception: Exception) -> Response:
@@ -151,11 +202,18 @@ def explain(errors: object) -> str:
     return f"{place}: {first.get('msg', 'not valid')}" if place else str(first.get("msg", "not valid"))
 
 
-def budget_headers(limit: int | None, remaining: int | None) -> dict[str, str]:
-    """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) of a budget; none if unlimited."""
-    if limit is None or remaining is None:
-        return {}
-    return {"RateLimit-Policy": f'"budget";q={limit}', "RateLimit": f'"budget";r={remaining}'}
+def rate_limit_headers(budget: Budget | None, standings: Sequence[Standing]) -> dict[str, str]:
+    """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers); none if nothing is limited."""
+    policies, states = [], []
+    if budget is not None and budget.limit is not None:
+        reset = "" if budget.resets_at is None else f";t={_seconds_until(budget.resets_at)}"
+        policies.append(f'"{BUDGET}";q={budget.limit}')
+        states.append(f'"{BUDGET}";r={budget.remaining}{reset}')
+    for standing in standings:
+        rate = standing.rate
+        policies.append(f'"{rate.name}";q={rate.limit};w={rate.window_s}')
+        states.append(f'"{rate.name}";r={standing.remaining};t={math.ceil(standing.reset_s)}')
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
 
 
 def install(app: FastAPI) -> None:

@@ -35,3 +35,15 @@ async def form(request: Request, max_files: int) -> AsyncIterator[FormData]:
         yield parts
     finally:
         await parts.close()
+
+
+def text_field(fields: FormData, name: str) -> str | None:
+    """The text under `name`, None where there is none.
+
+    Raises:
+        InvalidRequest: it is given twice (RFC 6749 §3.2), so that nobody reads the one and believes the other.
+    """
+    values = fields.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} is given twice")
+    return values[0] if values and isinstance(values[0], str) else None

@@ -4,6 +4,7 @@ The place where HTTP's world (items of a request) meets the models' (arrays of a
 """
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,13 +33,23 @@ class Row:
     unlocked: bool = False
 
 
+@dataclass
+class Work:
+    """What a model has done for callers: images, forward passes, the time they took, and the end of the last (Unix)."""
+
+    images: int = 0
+    passes: int = 0
+    busy_ns: int = 0
+    last_ms: int = 0
+
+
 class HostedModel:
-    """A loaded model behind its queue."""
+    """A loaded model behind its queue; `work` is written by the queue's thread alone."""
 
     def __init__(self, predictor: Predictor, settings: Settings) -> None:
-        self.predictor = predictor
+        self.predictor, self.work = predictor, Work()
         self.batcher: Batcher[Row, Logits] = Batcher(
-            self._predict,
+            self._answer,
             max_batch=settings.max_batch,
             wait_s=settings.batch_wait_ms / 1000,
             queue_limit=settings.queue_limit,
@@ -48,6 +59,15 @@ class HostedModel:
     def manifest(self) -> Manifest:
         """What the bundle says."""
         return self.predictor.manifest
+
+    def _answer(self, rows: list[Row]) -> list[Logits]:
+        began = time.perf_counter_ns()
+        logits = self._predict(rows)
+        self.work.images += len(rows)
+        self.work.passes += 1
+        self.work.busy_ns += time.perf_counter_ns() - began
+        self.work.last_ms = time.time_ns() // 1_000_000
+        return logits
 
     def _predict(self, rows: list[Row]) -> list[Logits]:
         pixels = np.stack([row.pixels for row in rows])

@@ -8,12 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import errors
+from app.compression import Compressed
+from app.console.router import router as console
+from app.dependencies import check_rights
 from app.hosting import Models
 from app.middleware import Gate
 from app.pipeline import Services
-from app.routes import health, keys, predict, tokens
+from app.routes import audit, health, huggingface, keys, open_inference, predict, tokens
 from app.settings import Settings
 from app.state import State, open_keys
 from keys.errors import StoreUnavailable
@@ -44,9 +48,14 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     errors.install(app)
-    for router in (predict.router, tokens.router, keys.holder, keys.admin, health.router):
+    data_plane = (predict.router, open_inference.router, huggingface.router)
+    for router in (*data_plane, tokens.router, keys.holder, keys.admin, audit.router, health.router, console):
         app.include_router(router)
+    check_rights(app.routes)
+    app.add_middleware(Compressed)
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(network) for network in settings.trusted_proxies])
     return app
 
 

@@ -1,4 +1,4 @@
-"""What every request passes: an id, a trace, a limit on its body, a line in the log, and a last resort.
+"""What every request passes: an id, a trace, a body within its limit and unpacked, a line in the log, a last resort.
 
 Pure ASGI; knows nothing of models or keys.
 """
@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.encodings import WINDOWS, Malformed, TooLarge, Unpacker
 from app.errors import problem
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -25,7 +26,7 @@ DRAIN_FACTOR, DRAIN_FOR_S = 4, 5.0
 log = logging.getLogger("sdb.http")
 
 
-class _BodyTooLarge(Exception):
+class _BodyRefused(Exception):
     """Raised into whoever reads the body; the middleware answers for it."""
 
 
@@ -42,16 +43,14 @@ class Gate:
             return
         exchange = _Exchange(scope, receive, send, self._limit)
         try:
-            exchange.check_declared_length()
+            exchange.check_declared()
             await self._app(scope, exchange.receive, exchange.send)
-        except (_BodyTooLarge, ClientDisconnect):
+        except (_BodyRefused, ClientDisconnect):
             pass
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await exchange.refuse("internal-error", "the failure is in the server's log under this request id")
-        if exchange.too_large:
-            await exchange.drain()
-            await exchange.refuse("body-too-large", f"at most {self._limit} bytes are accepted")
+        await exchange.refuse_body()
         exchange.log()
 
 
@@ -63,23 +62,44 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         self._started, self._received, self._complete, self._status = time.perf_counter(), 0, False, 0
         self.request_id, self._traceparent = _identity(self._headers)
-        self.too_large = False
+        self._unpacker: Unpacker | None = None
+        self._refusal: tuple[str, str] | None = None
         scope["request_id"] = self.request_id
 
-    def check_declared_length(self) -> None:
-        """Refuse a body by its Content-Length, before anything else is done for it."""
+    def check_declared(self) -> None:
+        """Refuse a body by its Content-Length or its Content-Encoding, before anything else is done for it."""
         declared = self._headers.get("content-length", "0")
-        self.too_large = declared.isdecimal() and int(declared[:20]) > self._limit
-        if self.too_large:
-            raise _BodyTooLarge
+        if declared.isdecimal() and int(declared[:20]) > self._limit:
+            raise self._too_large()
+        coding = ",".join(self._headers.getlist("content-encoding")).strip().lower()
+        if coding in WINDOWS:
+            self._unpacker = Unpacker(coding, self._limit)
+        elif coding not in {"identity", ""}:
+            raise self._refused("unsupported-encoding", f"a body is sent as it is, or in one of {', '.join(WINDOWS)}")
+
+    def _refused(self, code: str, detail: str) -> _BodyRefused:
+        self._refusal = code, detail
+        return _BodyRefused()
+
+    def _too_large(self) -> _BodyRefused:
+        return self._refused("body-too-large", f"at most {self._limit} bytes are accepted, also when unpacked")
 
     async def receive(self) -> Message:
         """The next part of the request, counted: a chunked body declares no length."""
         message = await self._read()
         if self._received > self._limit:
-            self.too_large = True
-            raise _BodyTooLarge
+            raise self._too_large()
+        if self._unpacker is not None and message["type"] == "http.request":
+            message = {**message, "body": self._unpacked(self._unpacker, message.get("body", b""))}
         return message
+
+    def _unpacked(self, unpacker: Unpacker, part: bytes) -> bytes:
+        try:
+            return unpacker(part, last=self._complete)
+        except TooLarge:
+            raise self._too_large() from None
+        except Malformed as error:
+            raise self._refused("invalid-request", f"the body cannot be unpacked: {error}") from None
 
     async def _read(self) -> Message:
         message = await self._receive()
@@ -89,7 +109,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a part of the response on, unless the request is being refused here."""
-        if self.too_large:
+        if self._refusal is not None:
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
@@ -98,9 +118,15 @@ class _Exchange:
             headers["X-Content-Type-Options"], headers["Referrer-Policy"] = "nosniff", "no-referrer"
         await self._send(message)
 
+    async def refuse_body(self) -> None:
+        """Answer for whoever was to read a body that is refused."""
+        if self._refusal is not None:
+            await self.drain()
+            await self.refuse(*self._refusal)
+
     async def refuse(self, code: str, detail: str) -> None:
         """Answer with a problem, if no answer has begun."""
-        self.too_large = False
+        self._refusal = None
         if not self._status:
             refusal = problem(code, detail, path=self._scope["path"], request_id=self.request_id)
             await refusal(self._scope, self._receive, self.send)

@@ -1,28 +1,29 @@
 """A prediction request from bytes to answer, in the order it happens.
 
-authenticate (the dependency did) → decrypt → decode → charge → batch → model → settle → answer.
+recall (the dependency did) → admit: authenticate, charge → decrypt → decode → batch → model → settle → answer.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
 import numpy as np
 from PIL import Image
 
-from app.decryption import Picture, pictures
+from app.admission import Asked, admitted
+from app.answers import Answer, probabilities_of
+from app.decryption import Picture, pictures, seals_of
 from app.errors import InvalidRequest, Overloaded
-from app.hosting import HostedModel, Logits, Models, Row
+from app.hosting import HostedModel, Models, Row
+from app.images import Sent
 from app.schemas import Parameters
 from app.settings import Settings
-from keys.errors import MissingScope, StoreUnavailable
-from keys.records import Caller, Hold
+from keys.records import Caller, Idempotency
 from keys.service import KeyService
-from models.bundles import Manifest
 from models.data import Pixels
 from models.views import View, draw_views, seen
 
@@ -41,66 +42,57 @@ class Services:
 
 
 async def predict(
-    services: Services, caller: Caller, name: str, encoded: Sequence[bytes], parameters: Parameters
-) -> dict[str, Any]:
-    """The body of the answer for `encoded` images by the model `name`, lacking only the request's id."""
+    services: Services,
+    caller: Caller,
+    name: str,
+    encoded: Sequence[Sent],
+    parameters: Parameters,
+    *,
+    idempotency_key: str | None = None,
+) -> Answer:
+    """Answer images, `encoded` or as their pixels, by the model `name`."""
     model = services.models[name]
-    rights = _authorise(caller, model.manifest, parameters)
     _check_count(services.settings, encoded, parameters)
-    async with pictures(services.keys, caller, name, encoded, parameters) as waiting:
+    idempotency = None if idempotency_key is None else _idempotency(idempotency_key, model, encoded, parameters)
+    images, seals = len(encoded) * parameters.views, seals_of(encoded, parameters)
+    asked = Asked(model.manifest, parameters, images, idempotency, seals)
+    async with admitted(services.keys, caller, asked, services.settings.anonymous_rate) as request:
+        rights, admission = request.rights, request.admission
+        waiting = await pictures(services.keys, request.caller, name, encoded, parameters)
         async with _in_time():
             views, pixels = await _decode(services, model, waiting, parameters)
         rows = [Row(shown, rights.keyed, rights.unlocked) for shown in pixels]
-        async with _charged(services.keys, caller, len(rows) if rights.privileged else 0) as hold, _in_time():
+        async with _in_time():
             logits = np.stack(await model.batcher.submit(rows))
+        if admission is not None:
+            await services.keys.settle(admission)
     temperature = parameters.temperature or (model.manifest.guard.temperature if rights.keyed else 1.0)
-    predictions = _predictions(logits, model.manifest.classes, temperature, parameters.top_k)
-    answer: dict[str, Any] = {
-        "model": name,
-        "version": model.manifest.version,
-        "tier": "distill" if rights.keyed else "public",
-        "predictions": predictions if parameters.views == 1 else _by_image(predictions, views),
-    }
-    if hold is not None:
-        answer["budget"] = {"remaining": hold.budget.remaining, "limit": hold.budget.limit}
-    return answer
+    return Answer(
+        manifest=model.manifest,
+        keyed=rights.keyed,
+        logits=logits,
+        probabilities=probabilities_of(logits, temperature),
+        views=views,
+        budget=None if admission is None else admission.budget,
+        charged=rights.privileged,
+        standings=request.standings,
+    )
 
 
-@dataclass(frozen=True)
-class _Rights:
-    """What this request makes use of: undisturbed answers, the server's model key, the caller's image key."""
-
-    keyed: bool
-    unlocked: bool
-    decrypted: bool
-
-    @property
-    def privileged(self) -> bool:
-        """Whether its answers are charged."""
-        return self.keyed or self.unlocked or self.decrypted
+def _idempotency(key: str, model: HostedModel, encoded: Sequence[Sent], parameters: Parameters) -> Idempotency:
+    """The request under the name that its caller gave it: what it asks, of which model."""
+    asked = hashlib.sha256(f"{model.manifest.name} {model.manifest.version} {parameters.model_dump_json()}".encode())
+    for image in encoded:
+        if isinstance(image, bytes):
+            asked.update(hashlib.sha256(image).digest())
+        else:
+            asked.update(str(image.shape).encode() + hashlib.sha256(image.data).digest())
+    return Idempotency(hashlib.sha256(key.encode()).hexdigest(), asked.hexdigest())
 
 
-def _authorise(caller: Caller, manifest: Manifest, parameters: Parameters) -> _Rights:
-    if not caller.may("predict", manifest.name):
-        raise MissingScope("the key is not for this model")
-    keyed = caller.may("distill", manifest.name)
-    if (parameters.views > 1 or parameters.mix) and not keyed:
-        raise MissingScope("`views` and `mix` need the scope distill")
-    decrypted = parameters.encryption in {"sealed", "pixel"}
-    if decrypted and not caller.may("decrypt", manifest.name):
-        raise MissingScope("encrypted images need the scope decrypt")
-    transformed = parameters.encryption == "lock"
-    if transformed and manifest.lock is None:
-        raise InvalidRequest("`encryption=lock` is for locked models, and this model is not locked")
-    if transformed and parameters.views > 1:
-        raise InvalidRequest("`views` need the plain image: without `encryption=lock`")
-    unlocked = manifest.lock is not None and not transformed and caller.may("unlock", manifest.name)
-    return _Rights(keyed, unlocked, decrypted)
-
-
-def _check_count(settings: Settings, encoded: Sequence[bytes], parameters: Parameters) -> None:
+def _check_count(settings: Settings, encoded: Sequence[Sent], parameters: Parameters) -> None:
     limit = settings.max_images_per_request
-    if not encoded or not all(encoded):
+    if not encoded or not all(len(image) for image in encoded):
         raise InvalidRequest("the request holds no image, or an empty one")
     if len(encoded) * parameters.views > limit:
         raise InvalidRequest(f"at most {limit} images, or views of images, are accepted in one request")
@@ -140,53 +132,3 @@ async def _in_time() -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise Overloaded("the answer took too long") from None
-
-
-@asynccontextmanager
-async def _charged(keys: KeyService, caller: Caller, count: int) -> AsyncIterator[Hold | None]:
-    """Hold `count` answers while the body runs; settle them if it ends well, give them back if it does not."""
-    if not count:
-        yield None
-        return
-    hold = await keys.charge(caller, count)
-    try:
-        yield hold
-    except BaseException:
-        # Also when the caller hung up: the release must not be cancelled with the request.
-        await asyncio.shield(asyncio.ensure_future(_release(keys, hold)))
-        raise
-    await keys.settle(hold)
-
-
-async def _release(keys: KeyService, hold: Hold) -> None:
-    try:
-        await keys.release(hold)
-    except StoreUnavailable:
-        return  # the store gives an abandoned hold back by itself
-
-
-def _predictions(logits: Logits, classes: Sequence[str], temperature: float, top_k: int) -> list[dict[str, Any]]:
-    """One answer per row of logits [B, K]."""
-    scaled = logits.astype(np.float64) / temperature
-    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probabilities = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    answers = []
-    for row, indices in enumerate(order):
-        top = [{"label": classes[index], "index": int(index), "score": probabilities[row, index]} for index in indices]
-        answers.append({**top[0], "top": top, "logits": logits[row], "probabilities": probabilities[row]})
-    return answers
-
-
-def _by_image(answers: list[dict[str, Any]], views: list[list[View]]) -> list[dict[str, Any]]:
-    """One answer per image out of one per view: the image's own, and below it all of its views'."""
-    left = iter(answers)
-    grouped = []
-    for drawn in views:
-        rows = [next(left) for _ in drawn]
-        labels = [
-            {"view": asdict(view), "logits": row["logits"], "probabilities": row["probabilities"]}
-            for view, row in zip(drawn, rows, strict=True)
-        ]
-        grouped.append({**rows[0], "views": labels})
-    return grouped

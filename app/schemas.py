@@ -1,19 +1,19 @@
-"""The shapes of requests and answers, as the OpenAPI document shows them.
+"""The shapes of predictions and refusals, as the OpenAPI document shows them.
 
 Knows pydantic; knows neither HTTP nor how an answer comes about.
 """
 
 import base64
 import binascii
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.errors import STATUS, InvalidRequest
-from keys.image_keys import ImageKey
-from keys.records import Budget, KeyState
+from app.errors import STATUS, InvalidRequest, problem
 from models.views import MAX_VIEWS
+
+PROBLEM = "application/problem+json"
 
 
 class Parameters(BaseModel):
@@ -140,67 +140,24 @@ class ModelCards(BaseModel):
     models: list[ModelCard]
 
 
-class Key(BaseModel):
-    """A key without its secrets."""
-
-    id: str
-    name: str
-    kind: Literal["admin", "client"]
-    scopes: list[str]
-    models: list[str]
-    state: KeyState
-    created_at: datetime
-    expires_at: datetime | None
-    budget: Budget
-    rate_limits: list[dict[str, int | str]] = []
-    metadata: dict[str, str]
-    image_key: ImageKey | None
-
-
-class NewImageKey(ImageKey):
-    """An image key just made: the only answer that holds its secret."""
-
-    secret: Annotated[str, Field(description="32 bytes in base64url")]
-
-
-class NewKey(Key):
-    """A key just made: the only answer that holds its secrets."""
-
-    api_key: str
-    image_key: NewImageKey | None
-
-
-class ImageKeys(BaseModel):
-    """All image keys of a key, newest first."""
-
-    image_keys: list[ImageKey]
-
-
-class KeyPage(BaseModel):
-    """Keys, newest first; `next` is the cursor of the following page."""
-
-    keys: list[Key]
-    next: str | None
-
-
-class Token(BaseModel):
-    """RFC 6749 §5.1."""
-
-    access_token: str
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - a scheme, not a secret
-    expires_in: int
-    scope: str
-
-
-def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """What a route's documentation says of the refusals with these codes."""
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    answers: dict[int | str, dict[str, Any]] = {"default": {"description": "any other refusal", "content": content}}
+def refusals(*codes: str, media_type: str = PROBLEM) -> dict[int | str, dict[str, Any]]:
+    """What a route's documentation says of the refusals with these codes, each with an example."""
+    schema = Problem.model_json_schema()
+    any_other = {"description": "any other refusal", "content": {media_type: {"schema": schema}}}
+    answers: dict[int | str, dict[str, Any]] = {"default": any_other}
     for code in codes:
         status, title = STATUS[code]
-        said = answers[status]["description"] + "; " if status in answers else ""
-        answers[status] = {"description": f"{said}`{code}`: {title}", "content": content}
+        said = f"{answers[status]['description']}; " if status in answers else ""
+        content = answers.setdefault(status, {"content": {media_type: {"schema": schema, "examples": {}}}})["content"]
+        content[media_type]["examples"][code] = {"value": _example(code)}
+        answers[status]["description"] = f"{said}`{code}`: {title}"
     return answers
+
+
+def _example(code: str) -> dict[str, object]:
+    """A refusal with this code, as it is sent."""
+    said: dict[str, object] = orjson.loads(problem(code, STATUS[code][1], path="/", request_id="3f1d9a2c").body)
+    return said
 
 
 class Problem(BaseModel):

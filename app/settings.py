@@ -8,11 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError
+
+from keys.records import RateLimit
 
 PREFIX = "SDB_"
 SECRETS = {"redis_url", "master_key", "token_keys"}
 ZOO = Path(__file__).parent.parent / "models" / "zoo"
+
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+ANONYMOUS_PER_MINUTE = 600
+
+
+def _listed(networks: object) -> object:
+    return [part for part in networks.replace(",", " ").split() if part] if isinstance(networks, str) else networks
 
 
 class SettingsError(ValueError):
@@ -28,6 +38,7 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     state_dir: Path = Path("var")
     redis_url: SecretStr = SecretStr("")
+    redis_replicas: Annotated[int, Field(ge=0, le=10)] = 0
     models_dir: Path = ZOO
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     master_key: SecretStr = SecretStr("")
@@ -40,7 +51,17 @@ class Settings(BaseModel):
     max_image_pixels: Annotated[int, Field(ge=1)] = 25_000_000
     max_images_per_request: Annotated[int, Field(ge=1)] = 256
     anonymous: bool = True
+    anonymous_per_minute: Annotated[int, Field(ge=0)] | None = None
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
     log_format: Literal["console", "json"] = "console"
+
+    @property
+    def anonymous_rate(self) -> RateLimit | None:
+        """How much an address may ask without a key; on loopback there is no limit unless the operator sets one."""
+        images = self.anonymous_per_minute
+        if images is None:
+            images = 0 if self.host in LOOPBACK else ANONYMOUS_PER_MINUTE
+        return RateLimit(name="address", limit=images, window_s=60) if images else None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":

@@ -24,7 +24,7 @@ from keys.material import (
     to_text,
     write_private,
 )
-from keys.records import KeyGrant
+from keys.records import Act, KeyGrant
 from keys.rewrap import Tally
 from keys.service import KeyService
 from keys.store import KeyStore
@@ -78,7 +78,7 @@ class State:
         api_key = new_api_key("adm")
         self.admin_key.unlink(missing_ok=True)
         write_private(self.admin_key, (api_key + "\n").encode())
-        await keys.register(KeyGrant(name="first admin"), "admin", api_key)
+        await keys.register(KeyGrant(name="first admin"), Act("server"), "admin", api_key)
         return True
 
     def model_secret(self, model: str, bundle: Path) -> tuple[bytes, bool]:
@@ -125,6 +125,8 @@ async def open_keys(settings: Settings, state: State, stack: AsyncExitStack, *, 
         ConfigurationError: the store cannot be used.
     """
     url = settings.redis_url.get_secret_value()
+    if not url and settings.redis_replicas:
+        raise ConfigurationError("SDB_REDIS_REPLICAS needs SDB_REDIS_URL: the embedded store has no replicas")
     if not url:
         embedded = EmbeddedStore(settings.state_dir / "store", wait_s)
         await asyncio.to_thread(embedded.__enter__)
@@ -139,7 +141,7 @@ def attach_keys(settings: Settings, state: State, stack: AsyncExitStack) -> KeyS
 
 
 def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str) -> KeyService:
-    store = KeyStore(connect(url))
+    store = KeyStore(connect(url), settings.redis_replicas)
     stack.push_async_callback(store.close)
     mint = TokenMint(state.token_keys, settings.token_lifetime_s, time.time)
     return KeyService(store, state.vault, mint, time.time)

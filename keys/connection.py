@@ -3,9 +3,9 @@
 Knows no key and no layout.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 
 from keys.errors import ConfigurationError, StoreUnavailable
 
-SCRIPTS = Path(__file__).parent / "scripts"
 TIMEOUT_S = 2.0
 CONNECTIONS, WAIT_FOR_CONNECTION_S = 50, 10.0
 SENTINEL_CONNECTIONS = 10_000
@@ -56,6 +55,32 @@ def _single(url: str) -> Redis:
     return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
 
 
+class _Sentinels(Sentinel):
+    """Ask one after the other who the primary is.
+
+    redis-py puts the Sentinel that has answered first in its list; done by several calls at once, it forgets some.
+    """
+
+    def __init__(self, addresses: list[tuple[str, int]], sentinel_kwargs: dict[str, Any]) -> None:
+        super().__init__(addresses, sentinel_kwargs=sentinel_kwargs)  # type: ignore[no-untyped-call]
+        self._turn = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        async with self._turn:
+            found: tuple[str, int] = await super().discover_master(service_name)
+            return found
+
+
+class _Watched(Redis):
+    """A client of whatever the Sentinels name; closed, it leaves no connection to them either."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def _sentinel(parts: SplitResult) -> Redis:
     service, _, database = parts.path.strip("/").partition("/")
     hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
@@ -64,9 +89,10 @@ def _sentinel(parts: SplitResult) -> Redis:
         raise ConfigurationError(f"SDB_REDIS_URL must read {form}")
     addresses = [(host, int(port)) for host, _, port in hosts]
     username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
-    sentinel = Sentinel(addresses, sentinel_kwargs=_options())  # type: ignore[no-untyped-call]
-    primary: Redis = sentinel.master_for(
+    sentinels = _Sentinels(addresses, _options())
+    primary: Redis = sentinels.master_for(
         service,
+        redis_class=_Watched,
         db=int(database or 0),
         username=username,
         password=password,

@@ -134,6 +134,9 @@ class Vault:
     def __init__(self, master: Keyring) -> None:
         self._hmac_keys = [_derive(secret, b"api-key-hmac") for secret in master]
         self._seal_keys = [_derive(secret, b"seal") for secret in master]
+        self._signing_keys = {
+            fingerprint(seal): _derive(secret, b"sign") for secret, seal in zip(master, self._seal_keys, strict=True)
+        }
         self._newest = next(iter(master))
 
     def __repr__(self) -> str:
@@ -146,11 +149,23 @@ class Vault:
 
     def digests(self, api_key: str) -> list[str]:
         """HMAC-SHA-256 of an API key under each master key, newest first, in hexadecimal: all that a store keeps."""
-        return [hmac.new(key, api_key.encode(), hashlib.sha256).hexdigest() for key in self._hmac_keys]
+        return [_hmac(key, api_key) for key in self._hmac_keys]
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes for `purpose` from the newest master key: others after the master key has been rotated."""
         return _derive(self._newest, b"derived/" + purpose.encode())
+
+    def sign(self, purpose: str, text: str) -> tuple[str, str]:
+        """The public name of the newest master key, and HMAC-SHA-256 (hexadecimal) of `text` for `purpose` under it."""
+        name, key = next(iter(self._signing_keys.items()))
+        return name, _hmac(key, f"{purpose}/{text}")
+
+    def signed(self, purpose: str, text: str, master: str, signature: str) -> bool | None:
+        """Whether `sign` gave this signature; None if the master key of that name is not given."""
+        key = self._signing_keys.get(master)
+        if key is None:
+            return None
+        return hmac.compare_digest(_hmac(key, f"{purpose}/{text}").encode(), signature.encode())
 
     def seal(self, plain: bytes, context: str) -> bytes:
         """AES-256-GCM under the newest master key, bound to `context`: fingerprint ‖ nonce ‖ ciphertext with tag."""
@@ -180,6 +195,10 @@ class Vault:
         """
         plain = self.unseal(sealed, context)
         return None if sealed.startswith(_fingerprint(self._seal_keys[0])) else self.seal(plain, context)
+
+
+def _hmac(key: bytes, text: str) -> str:
+    return hmac.digest(key, text.encode(), hashlib.sha256).hex()
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:

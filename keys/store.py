@@ -1,38 +1,97 @@
-"""Keys and budgets in Redis (or Valkey); what else a key owns there is in keys/image_store.py.
+"""Keys in Redis (or Valkey): find, read and change them. What is charged is in keys/budget_store.py.
 
 Knows the layout; knows no secret (digests come in) and no caller's rights. Per key, all in one hash slot:
 
-* `sdb:{ID}` hash: `record` (what never changes, JSON), `state`, `epoch`, `expires_at`, `limit`, `used`, `master`
+* `sdb:{ID}` hash: `record` (JSON: what no script reads), `state`, `revision`, `epoch`, `expires_at`, `limit`, `refill`,
+  `resets_at`, `used`, `granted`, `period`, `rates`, `last_used`, `master`, `digest:HMAC` → empty, or until when (ms),
+  `rate:NAME` (a window), `held:HOLD` (what a hold has taken)
 * `sdb:{ID}:holds` sorted set: answers charged and not yet given
+* `sdb:{ID}:ledger` stream: every change of the budget, `sdb:{ID}:usage:DAY` hash: what was answered
+* `sdb:{ID}:image-keys` (keys/image_store.py), `sdb:{ID}:seen:KID:IV`: a sealed image was opened; expires
+* `sdb:{ID}:request:NAME`, `sdb:{ID}:buried:TOKEN`, `sdb:{ID}:refused:CODE`: expire
 
-and, for finding them: `sdb:digest:HMAC` → ID, `sdb:keys` (in order of creation,
-numbered by `sdb:created`), `sdb:admins` (set).
+and, for finding them: `sdb:digest:HMAC` → ID, `sdb:keys` (in order of creation), `sdb:admins` (set), `sdb:layout`.
+The audit log is `sdb:audit` (stream) and `sdb:audit:head`; `sdb:change:NAME` is what a change of that name gave.
 """
 
 import json
-import secrets
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
 
-from keys.connection import SCRIPTS, available
-from keys.errors import InvalidCredential, QuotaExceeded, StoreUnavailable, UnknownKey
-from keys.image_store import Entry, ImageKeyStore
-from keys.image_store import image_keys as image_key_names
-from keys.records import Budget, Hold, KeyRecord, instant
+from keys.budget_store import BURIED_LIFE_S, BudgetStore, buried
+from keys.connection import available
+from keys.errors import ConfigurationError, InvalidCredential, UnknownKey
+from keys.image_store import Entry, ImageKeyStore, hash_of, image_keys, newest_first
+from keys.records import KeyRecord, RateLimit, instant
+from keys.scripting import Scripts
+from keys.session_store import SessionStore
 
-HOLD_LIFE_S = 120.0
+LAYOUT = "2"
+AUDIT, HEAD = "sdb:audit", "sdb:audit:head"
+RECORD = {"id", "kind", "name", "scopes", "models", "created_at", "metadata"}
+ENTRY_NAME = re.compile(r"\d{1,15}-\d{1,15}", re.ASCII)
+FIRST_ENTRY = "0-0"
+Command = list[str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a change is planned on: the key as it is (no fields: there is none), its image keys, the log's head."""
+
+    now: float
+    """The store's clock in ms."""
+    fields: Mapping[str, str]
+    image_keys: Mapping[str, Entry]
+    head: str
+    done: str | None
+    """What the change of this name gave, if it was made before."""
+
+    @property
+    def number(self) -> int:
+        """The number of the entry that is logged next; no two changes have one."""
+        return 1 + (json.loads(self.head)["seq"] if self.head else 0)
+
+    @property
+    def record(self) -> KeyRecord:
+        """The key; raises UnknownKey."""
+        if not self.fields:
+            raise UnknownKey("no key has this id")
+        return record_of(self.fields)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the store does, what the log says of it (no secret), and what the admin is told once."""
+
+    commands: list[Command]
+    detail: Mapping[str, object] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ledger: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The entry of the audit log and its new head; and what a retry by the same name finds, for so many seconds."""
+
+    entry: str
+    head: str
+    name: str
+    result: str
+    life_s: int
 
 
 class KeyStore:
-    """Every method raises StoreUnavailable when the store does not answer."""
+    """Every method raises StoreUnavailable when the store does not answer, or too few replicas heard of a change."""
 
-    def __init__(self, client: Redis) -> None:
-        self._redis, self.image_keys = client, ImageKeyStore(client)
-        self._charge = client.register_script((SCRIPTS / "charge.lua").read_text())
-        self._release = client.register_script((SCRIPTS / "release.lua").read_text())
-        self._revoke = client.register_script((SCRIPTS / "revoke.lua").read_text())
+    def __init__(self, client: Redis, replicas: int = 0) -> None:
+        self._redis, self._scripts = client, Scripts(client, replicas)
+        self.image_keys = ImageKeyStore(client, self._scripts)
+        self.budgets, self.sessions = BudgetStore(client, self._scripts), SessionStore(client)
 
     async def ping(self) -> None:
         """Return when the store answers."""
@@ -43,53 +102,28 @@ class KeyStore:
         """Close the connections."""
         await self._redis.aclose()
 
-    async def insert(self, record: KeyRecord, digest: str, image_keys: Mapping[str, Entry] = {}) -> None:
-        """Add a new key that is found under `digest`, and its first image keys by `kid`: all of it or nothing."""
-        fixed = record.model_dump(
-            mode="json", include={"id", "kind", "name", "scopes", "models", "created_at", "metadata"}
-        )
-        fields: dict[bytes | bytearray | memoryview[int] | str | int | float, Any] = {
-            "record": json.dumps(fixed),
-            "state": record.state,
-            "epoch": record.epoch,
-            "expires_at": "" if record.expires_at is None else int(record.expires_at.timestamp()),
-            "limit": "" if record.budget.limit is None else record.budget.limit,
-            "used": 0,
-            "master": record.master,
-        }
-        async with available(), self._redis.pipeline(transaction=True) as transaction:
-            number = await self._redis.incr("sdb:created")  # several keys may be made in one second
-            transaction.hset(_hash(record.id), mapping=fields)
-            transaction.set(f"sdb:digest:{digest}", record.id)
-            transaction.zadd("sdb:keys", {record.id: number})
-            for kid, entry in image_keys.items():
-                transaction.hset(image_key_names(record.id), kid, entry.text())
-            if record.kind == "admin":
-                transaction.sadd("sdb:admins", record.id)
-            await transaction.execute()
-
-    async def find(self, digests: list[str]) -> KeyRecord:
-        """The key whose secret has one of `digests`.
+    async def find(self, digests: Sequence[str]) -> tuple[KeyRecord, str]:
+        """The key whose API key has one of `digests`, and that digest.
 
         Raises:
-            InvalidCredential: there is none.
+            InvalidCredential: there is none, or the API key was replaced and its overlap is over.
         """
         async with available():
-            names = await self._redis.mget([f"sdb:digest:{digest}" for digest in digests])
-        found = [str(name) for name in names if name]
-        try:
-            return await self.get(found[0] if found else "")
-        except UnknownKey:
-            raise InvalidCredential from None
+            names = await self._redis.mget([_digest(digest) for digest in digests])
+        known = [(digest, str(name)) for digest, name in zip(digests, names, strict=True) if name]
+        # An unknown one costs the same two round trips: how long a refusal takes tells nothing.
+        ((now, fields),) = await self._read([known[0][1] if known else ""])
+        for digest, _ in known:
+            until = fields.get(f"digest:{digest}")
+            if until is not None and (not until or now < float(until)):
+                return record_of(fields), digest
+        raise InvalidCredential
 
-    async def refile(self, key: KeyRecord, digests: Sequence[str], master: str) -> None:
-        """Let a key be found under the first of these digests of its secret, too: that of the master key `master`."""
-        newest, *older = [f"sdb:digest:{digest}" for digest in digests]
-        async with available(), self._redis.pipeline(transaction=True) as transaction:
-            for name in older:
-                transaction.copy(name, newest)  # does nothing where there is no such digest
-            transaction.hset(_hash(key.id), "master", master)
-            await transaction.execute()
+    async def refile(self, key_id: str, digests: Sequence[str], master: str) -> None:
+        """Let an API key that is good be found under the first of its digests, too: that of the master key `master`."""
+        newest, *older = digests
+        arguments = [key_id, newest, master, *older]
+        await self._scripts.run("refile", [hash_of(key_id), _digest(newest)], arguments)
 
     async def get(self, key_id: str) -> KeyRecord:
         """The key with this id.
@@ -97,23 +131,15 @@ class KeyStore:
         Raises:
             UnknownKey: there is none.
         """
-        async with available():
-            (record,) = await self._read([key_id])
-        if record is None:
+        ((_, fields),) = await self._read([key_id])
+        if not fields:
             raise UnknownKey(f"no key has the id {key_id!r}")
-        return record
+        return record_of(fields)
 
-    async def _read(self, key_ids: list[str]) -> list[KeyRecord | None]:
-        """The keys with these ids as the store's clock sees them, in one round trip."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            for key_id in key_ids:
-                pipeline.hgetall(_hash(key_id))
-                pipeline.zrange(_holds(key_id), 0, -1, withscores=True)
-            (seconds, microseconds), *answers = await pipeline.execute()
-        now = 1000 * seconds + microseconds / 1000
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        return [_record(fields, holds, now) if fields else None for fields, holds in pairs]
+    async def _read(self, key_ids: Sequence[str]) -> list[tuple[float, dict[str, str]]]:
+        """The hash of each of these keys, its budget up to date, and the store's clock (ms); in one round trip."""
+        answers = await self._scripts.run_many("read", [([hash_of(key_id)], []) for key_id in key_ids])
+        return [(float(now), _mapping(fields)) for now, fields in answers]
 
     async def page(self, after: str | None, size: int) -> list[KeyRecord]:
         """At most `size` keys, newest first, that were created before the key `after`.
@@ -129,83 +155,202 @@ class KeyStore:
                     raise UnknownKey("the cursor is not valid")
                 first = rank + 1
             ids = await self._redis.zrevrange("sdb:keys", first, first + size - 1)
-            return [record for record in await self._read([str(key_id) for key_id in ids]) if record is not None]
+        if not ids:
+            return []
+        return [record_of(fields) for _, fields in await self._read([str(key_id) for key_id in ids]) if fields]
 
     async def has_admin(self) -> bool:
-        """Whether an admin key was ever made."""
-        async with available():
-            return bool(await self._redis.scard("sdb:admins"))
-
-    async def revoke(self, key_id: str) -> None:
-        """Revoke a key; its tokens die with it. A revoked key stays revoked.
+        """Whether an admin key was ever made.
 
         Raises:
-            UnknownKey: there is none with this id.
+            ConfigurationError: the store was written by an earlier version.
         """
         async with available():
-            if not await self._revoke(keys=[_hash(key_id)]):
-                raise UnknownKey(f"no key has the id {key_id!r}")
+            layout, admins = await self._redis.get("sdb:layout"), await self._redis.scard("sdb:admins")
+        if admins and layout != LAYOUT:
+            raise ConfigurationError("the key store was written by an earlier version; start with an empty one")
+        return bool(admins)
 
-    async def charge(self, key: KeyRecord, count: int) -> Hold:
-        """Check the key and hold `count` answers of its budget in one step.
+    async def snapshot(self, key_id: str, change: str) -> Snapshot:
+        """What the change called `change` of the key `key_id` is planned on."""
+        async with available(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.time()
+            pipeline.hgetall(hash_of(key_id))
+            pipeline.hgetall(image_keys(key_id))
+            pipeline.mget([HEAD, _change(change)])
+            (seconds, microseconds), fields, entries, (head, done) = await pipeline.execute()
+        return Snapshot(1000 * seconds + microseconds / 1000, fields, newest_first(entries), head or "", done)
+
+    async def commit(self, key_id: str, snapshot: Snapshot, change: Change, logged: Logged) -> str | None:
+        """Make a change that was planned on `snapshot`, and log it, in one step.
+
+        Returns the result of the change (the first one's, if it was made before), None if the key or the log has moved.
+        """
+        kind, count = change.ledger or ("", "")
+        verdict, *recorded = await self._scripts.run_durably(
+            "commit",
+            [hash_of(key_id), AUDIT, HEAD, _change(logged.name)],
+            [
+                snapshot.head,
+                snapshot.fields.get("revision", ""),
+                *(logged.head, logged.entry, logged.result, logged.life_s),
+                *(json.dumps(change.commands), kind, count),
+            ],
+        )
+        if verdict == "moved":
+            return None
+        return str(recorded[0]) if recorded else logged.result
+
+    async def heard(self, key_id: str) -> None:
+        """Return when the replicas have what was changed of a key so far."""
+        await self._scripts.heard(hash_of(key_id))
+
+    async def entries(self, size: int, before: str | None = None) -> list[tuple[str, str]]:
+        """At most `size` entries of the audit log, newest first, each with its name; those before one if it is given.
 
         Raises:
-            InvalidCredential: the key was revoked, disabled or rotated since it was read, or has expired.
-            QuotaExceeded: less than `count` is left; nothing is held.
+            UnknownKey: that cannot be the name of one.
         """
-        member = f"{secrets.token_hex(12)}:{count}"
+        if before is not None and not ENTRY_NAME.fullmatch(before):
+            raise UnknownKey("the cursor is not valid")
         async with available():
-            arguments: list[Any] = [key.epoch, count, member, int(HOLD_LIFE_S * 1000)]
-            verdict, limit, remaining = await self._charge(keys=[_hash(key.id), _holds(key.id)], args=arguments)
-        if verdict == "invalid":
-            raise InvalidCredential
-        if verdict == "exceeded":
-            raise QuotaExceeded(int(limit), int(remaining), count)
-        budget = Budget(limit=_number(limit), remaining=_number(remaining))
-        return Hold(key.id, member, count, budget)
+            found: Any = await self._redis.xrevrange(AUDIT, "+" if before is None else f"({before}", "-", count=size)
+        return _entries(found)
 
-    async def settle(self, hold: Hold) -> None:
-        """Make the charge final; afterwards the answer may leave.
-
-        Raises:
-            StoreUnavailable: the store is away, or has given the hold back; then the answer must not leave.
-        """
-        async with available():
-            settled = await self._redis.zrem(_holds(hold.key_id), hold.member)
-        if not settled:
-            raise StoreUnavailable("the charge was given back before the answer could leave")
-
-    async def release(self, hold: Hold) -> None:
-        """Give the charge back."""
-        async with available():
-            await self._release(keys=[_hash(hold.key_id), _holds(hold.key_id)], args=[hold.member, hold.count])
+    async def entries_after(self, name: str, size: int) -> tuple[list[tuple[str, str]], str]:
+        """At most `size` entries of the audit log that follow one, oldest first, and its head; both of one moment."""
+        async with available(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xrange(AUDIT, f"({name}", "+", count=size)
+            pipeline.get(HEAD)
+            found, head = await pipeline.execute()
+        return _entries(found), str(head or "")
 
 
-def _hash(key_id: str) -> str:
-    return f"sdb:{{{key_id}}}"
+def insertion(record: KeyRecord, digest: str, number: int, image_keys_: Mapping[str, Entry]) -> list[Command]:
+    """Add a new key that is found under `digest`, and its first image keys by `kid`."""
+    unused = {"used": "0", "granted": "0", "period": "0", "resets_at": "", "last_used": "", f"digest:{digest}": ""}
+    commands = [
+        _set_fields(record.id, fields_of(record) | unused),
+        ["SET", _digest(digest), record.id],
+        ["ZADD", "sdb:keys", str(number), record.id],
+        ["SET", "sdb:layout", LAYOUT],
+    ]
+    commands += [["HSET", image_keys(record.id), kid, entry.text()] for kid, entry in image_keys_.items()]
+    return commands + ([["SADD", "sdb:admins", record.id]] if record.kind == "admin" else [])
 
 
-def _holds(key_id: str) -> str:
-    return f"sdb:{{{key_id}}}:holds"
+def replacement(old: KeyRecord, new: KeyRecord) -> list[Command]:
+    """Put `new` in the place of `old`; windows that it does not have, or of another length, begin anew."""
+    lengths = {rate.name: rate.window_s for rate in new.rate_limits}
+    gone = [f"rate:{rate.name}" for rate in old.rate_limits if lengths.get(rate.name) != rate.window_s]
+    commands = [_set_fields(new.id, _changed(old, new))]
+    return commands + ([["HDEL", hash_of(new.id), *gone]] if gone else [])
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text else None
+def rotation(snapshot: Snapshot, new: KeyRecord, digest: str, overlap_s: int) -> list[Command]:
+    """Let a key be found under `digest`, and under the digests it had for `overlap_s` seconds more."""
+    name, end = hash_of(new.id), snapshot.now + 1000 * overlap_s
+    fields = _changed(snapshot.record, new) | {f"digest:{digest}": ""}
+    commands = [_set_fields(new.id, fields), ["SET", _digest(digest), new.id]]
+    for field_name, until in snapshot.fields.items():
+        if field_name.startswith("digest:"):
+            ends = min(end, float(until or end))
+            if ends <= snapshot.now:
+                commands += [["HDEL", name, field_name], ["DEL", f"sdb:{field_name}"]]
+            else:
+                commands.append(["HSET", name, field_name, str(int(ends))])
+    return commands
 
 
-def _record(fields: dict[str, str], holds: list[tuple[str, float]], now: float) -> KeyRecord:
-    """A key of its hash and its holds at `now` (ms): what has expired is as good as given back."""
-    limit = _number(fields["limit"])
-    expired = sum(int(member.rpartition(":")[2]) for member, expiry in holds if expiry <= now)
-    remaining = None if limit is None else max(0, limit - int(fields["used"]) + expired)
-    expires_at = _number(fields["expires_at"])
+def top_up(key_id: str, answers: int) -> list[Command]:
+    """Add one-off grants."""
+    return [["HINCRBY", hash_of(key_id), "granted", str(answers)]]
+
+
+def burial(key_id: str, token: str) -> list[Command]:
+    """Let a token be good no more."""
+    return [["SET", buried(key_id, token), "1", "EX", str(BURIED_LIFE_S)]]
+
+
+def _set_fields(key_id: str, fields: Mapping[str, str]) -> Command:
+    return ["HSET", hash_of(key_id), *(part for item in fields.items() for part in item)]
+
+
+def _changed(old: KeyRecord, new: KeyRecord) -> dict[str, str]:
+    """The fields that differ; with another refill the script begins another period."""
+    changed = dict(fields_of(new).items() - fields_of(old).items())
+    return changed | {"resets_at": ""} if "refill" in changed else changed
+
+
+def fields_of(record: KeyRecord) -> dict[str, str]:
+    """The fields of a key's hash that say what it is; what it has used, and until when, is not among them."""
+    budget = record.budget
+    return {
+        "record": record.model_dump_json(include=RECORD),
+        "state": record.state,
+        "revision": str(record.revision),
+        "epoch": str(record.epoch),
+        "expires_at": _seconds(record.expires_at),
+        "limit": "" if budget.limit is None else str(budget.limit),
+        "refill": budget.refill,
+        "master": record.master,
+        "rates": " ".join(f"{rate.name} {rate.limit} {rate.window_s}" for rate in record.rate_limits),
+    }
+
+
+def record_of(fields: Mapping[str, str]) -> KeyRecord:
+    """The key that a hash describes."""
+    limit, granted, resets_at = _number(fields["limit"]), int(fields["granted"]), _number(fields["resets_at"])
+    expires_at, last_used = _number(fields["expires_at"]), _number(fields["last_used"])
+    remaining = None if limit is None else max(0, limit - int(fields["used"])) + granted
     return KeyRecord.model_validate(
         {
             **json.loads(fields["record"]),
             "state": fields["state"],
+            "revision": int(fields["revision"]),
             "epoch": int(fields["epoch"]),
-            "master": fields.get("master", ""),
+            "master": fields["master"],
             "expires_at": None if expires_at is None else instant(expires_at),
-            "budget": {"limit": limit, "remaining": remaining},
+            "last_used_at": None if last_used is None else instant(last_used),
+            "budget": {
+                "limit": limit,
+                "remaining": remaining,
+                "granted": granted,
+                "refill": fields["refill"],
+                "resets_at": None if resets_at is None else instant(resets_at),
+            },
+            "rate_limits": _rates(fields["rates"]),
         }
     )
+
+
+def _rates(text: str) -> tuple[RateLimit, ...]:
+    words = text.split()
+    return tuple(
+        RateLimit(name=name, limit=int(limit), window_s=int(seconds))
+        for name, limit, seconds in zip(words[::3], words[1::3], words[2::3], strict=True)
+    )
+
+
+def _entries(found: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - the store's answer
+    return [(str(name), str(fields.get("entry", ""))) for name, fields in found]
+
+
+def _digest(digest: str) -> str:
+    return f"sdb:digest:{digest}"
+
+
+def _change(name: str) -> str:
+    return f"sdb:change:{name}"
+
+
+def _mapping(flat: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    return dict(flat) if isinstance(flat, Mapping) else dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _seconds(time: datetime | None) -> str:
+    return "" if time is None else str(int(time.timestamp()))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None

@@ -10,8 +10,8 @@ from typing import Annotated
 import torch
 import typer
 
-from app.commands.keys import key_service
 from app.commands.output import report
+from app.commands.service import key_service
 from app.settings import Settings, SettingsError
 from app.state import State
 from keys.errors import ConfigurationError, KeyServiceError

@@ -1,189 +1,191 @@
-"""`sdb keys`: issue and look after keys, directly in the store; works beside a running server and without one."""
+"""`sdb keys`: issue and look after keys; what `/admin/v1/keys` does, for whoever may read the state folder."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
+from app.commands import grants, image_keys
 from app.commands.output import report
-from app.errors import InvalidRequest, explain
-from app.settings import Settings
-from app.state import State, attach_keys, open_keys
-from keys.embedded import StoreInUse
-from keys.errors import ConfigurationError
-from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, ImageKeyGrant, IssuedImageKey
-from keys.material import to_text
-from keys.records import KeyGrant, KeyRecord
+from app.commands.service import ACT, run
+from app.commands.tables import card, line, usage_lines
+from app.key_schemas import Bucket, Key, NewKey, Rotation, Usage, shown, shown_rotated
+from keys.image_keys import MAX_OVERLAP_S
+from keys.records import MAX_BUDGET, Budget, KeyGrant, KeyPatch, KeyRecord, Refill
 from keys.service import MAX_PAGE, KeyService
 
 commands = typer.Typer(no_args_is_help=True, help="Issue and look after keys and their image keys.")
-Result = TypeVar("Result")
-Document = dict[str, object]
-Grant = TypeVar("Grant", KeyGrant, ImageKeyGrant)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-OverlapS = Annotated[int, typer.Option(min=0, max=MAX_OVERLAP_S, help="seconds that it still opens images")]
-SCHEME = "sealed, or pixel:TRANSFORM:BLOCK like pixel:shf:4"
-
-
-@asynccontextmanager
-async def key_service(settings: Settings) -> AsyncIterator[KeyService]:
-    """The service over the store of `settings`; an embedded store that no server runs is run for so long."""
-    state = State(settings)
-    async with AsyncExitStack() as stack:
-        try:
-            service = await open_keys(settings, state, stack, wait_s=0)
-        except StoreInUse:  # a server runs it; its socket is ours to use
-            service = attach_keys(settings, state, stack)
-        yield service
-
-
-def _run(work: Callable[[KeyService], Awaitable[Result]]) -> Result:
-    async def main() -> Result:
-        async with key_service(Settings.from_environment()) as service:
-            return await work(service)
-
-    return asyncio.run(main())
+Scopes = Annotated[list[str] | None, typer.Option("--scope", help="predict, distill, decrypt, unlock; repeat for more")]
+ModelNames = Annotated[list[str] | None, typer.Option("--model", help="only this model; repeat for more")]
+ExpiresAt = Annotated[str | None, typer.Option(help="UTC, like 2027-01-31 or 2027-01-31T12:00:00; or never")]
+Limit = Annotated[str | None, typer.Option("--budget", help="privileged answers, or unlimited")]
+Refilled = Annotated[Refill | None, typer.Option(help="when the budget is given anew (UTC)")]
+RateLimits = Annotated[
+    list[str] | None, typer.Option("--rate-limit", help="NAME:IMAGES/WINDOW like burst:60/1m; repeat for more; or none")
+]
+Metadata = Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more; or none")]
 
 
 @commands.command()
 def create(  # noqa: PLR0917 - typer reads options from parameters
     name: Annotated[str, typer.Option(help="whose key it is")],
-    scope: Annotated[
-        list[str] | None, typer.Option(help="predict, distill, decrypt, unlock; repeat for several")
-    ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="only this model; repeat for several")] = None,
-    budget: Annotated[int | None, typer.Option(min=0, help="privileged answers; unlimited when left out")] = None,
-    expires_at: Annotated[datetime | None, typer.Option(help="UTC")] = None,
-    image_key: Annotated[str | None, typer.Option(help=f"with an image key: {SCHEME}")] = None,
+    scope: Scopes = None,
+    model: ModelNames = None,
+    budget: Limit = None,
+    refill: Refilled = None,
+    rate_limit: RateLimits = None,
+    expires_at: ExpiresAt = None,
+    metadata: Metadata = None,
+    image_key: Annotated[str | None, typer.Option(help=f"with an image key: {image_keys.SCHEME}")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="an admin key: for /admin, not for predictions")] = False,
     as_json: Json = False,
 ) -> None:
     """Issue a key. Its API key and the secret of its image key are printed once and can never be shown again."""
-    fields: Document = {"name": name, "budget": {"limit": budget}}
-    fields |= {"expires_at": expires_at.replace(tzinfo=UTC)} if expires_at else {}
-    fields |= {"scopes": scope} if scope else {}
-    fields |= {"models": model} if model else {}
-    fields |= {"image_key": _scheme(image_key)} if image_key else {}
-    grant = _granted(KeyGrant, fields)
-    key = _run(lambda keys: keys.create(grant, "admin" if admin else "client"))
-    document = {**key.record.model_dump(mode="json"), "api_key": key.api_key, "image_key": None}
-    report(document | ({"image_key": _issued(key.image_key)} if key.image_key else {}), as_json)
-
-
-def _scheme(text: str) -> Document:
-    """What `SCHEME` describes, as a grant has it."""
-    scheme, *parts = text.split(":")
-    return {"scheme": scheme, **dict(zip(("transform", "block", "more"), map(_number, parts), strict=False))}
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
-
-
-def _granted(kind: type[Grant], fields: Document) -> Grant:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
-
-
-def _issued(image_key: IssuedImageKey) -> Document:
-    return {**image_key.record.model_dump(mode="json"), "secret": to_text(image_key.secret)}
-
-
-async def _shown(keys: KeyService, records: Sequence[KeyRecord]) -> list[Document]:
-    """Keys as the REST API shows them, each with its newest active image key."""
-    image_keys = await keys.image_keys.newest([record.id for record in records])
-    return [
-        {
-            **record.model_dump(mode="json"),
-            "image_key": None if image_key is None else image_key.model_dump(mode="json"),
-        }
-        for record, image_key in zip(records, image_keys, strict=True)
-    ]
+    fields = grants.key_fields(
+        name=name,
+        scopes=scope,
+        models=model,
+        expires_at=expires_at,
+        rate_limits=rate_limit,
+        metadata=metadata,
+    )
+    fields["budget"] = {"limit": None if budget is None else grants.answers(budget), "refill": refill or "none"}
+    fields |= {"image_key": grants.image_key(image_key)} if image_key else {}
+    grant = grants.granted(KeyGrant, fields)
+    _report_one(NewKey.of(run(lambda keys: keys.create(grant, ACT, "admin" if admin else "client"))), as_json)
 
 
 @commands.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    search: Annotated[str, typer.Option(help="part of a name, an id or a metadata value")] = "", as_json: Json = False
+) -> None:
     """All keys, newest first."""
 
-    async def everything(keys: KeyService) -> list[Document]:
-        records, cursor = await keys.page(None, MAX_PAGE)
+    async def everything(keys: KeyService) -> Sequence[Key]:
+        records, cursor = await keys.page(None, MAX_PAGE, search)
         while cursor is not None:
-            more, cursor = await keys.page(cursor, MAX_PAGE)
+            more, cursor = await keys.page(cursor, MAX_PAGE, search)
             records += more
-        return await _shown(keys, records) if as_json else [_line(record) for record in records]
+        return await shown(keys, records)
 
-    report(_run(everything), as_json)
-
-
-def _line(record: KeyRecord) -> Document:
-    """A key in one line of a terminal."""
-    budget = record.budget
-    left = "unlimited" if budget.limit is None else f"{budget.remaining} of {budget.limit}"
-    rights = " ".join(record.scopes) or record.kind
-    return {"id": record.id, "name": record.name, "rights": rights, "state": record.state, "left": left}
+    found, now = run(everything), datetime.now(UTC)
+    report([key.model_dump(mode="json") if as_json else line(key, now) for key in found], as_json)
 
 
 @commands.command()
 def show(key_id: str, as_json: Json = False) -> None:
     """One key, without its secrets."""
-    _report_one(lambda keys: keys.show(key_id), as_json)
+    _shown(lambda keys: keys.show(key_id), as_json)
+
+
+@commands.command()
+def update(  # noqa: PLR0917 - typer reads options from parameters
+    key_id: str,
+    name: Annotated[str | None, typer.Option(help="whose key it is")] = None,
+    scope: Scopes = None,
+    model: ModelNames = None,
+    budget: Limit = None,
+    refill: Refilled = None,
+    rate_limit: RateLimits = None,
+    expires_at: ExpiresAt = None,
+    metadata: Metadata = None,
+    as_json: Json = False,
+) -> None:
+    """Change what a key may do, from its next request on; what is not named stays. A list is given anew as a whole."""
+    fields = grants.key_fields(
+        name=name,
+        scopes=scope,
+        models=model,
+        expires_at=expires_at,
+        rate_limits=rate_limit,
+        metadata=metadata,
+    )
+
+    async def changed(keys: KeyService) -> KeyRecord:
+        if budget is not None or refill is not None:
+            fields["budget"] = _budget((await keys.show(key_id)).budget, budget, refill)
+        return await keys.update(key_id, grants.granted(KeyPatch, fields), ACT)
+
+    _shown(changed, as_json)
+
+
+def _budget(before: Budget, limit: str | None, refill: Refill | None) -> grants.Fields:
+    """The budget with one half or both given anew: a budget is changed as a whole."""
+    wanted = before.limit if limit is None else grants.answers(limit)
+    kept = before.refill if wanted is not None else "none"
+    return {"limit": wanted, "refill": refill or kept}
+
+
+@commands.command()
+def rotate(
+    key_id: str,
+    overlap_s: Annotated[
+        int, typer.Option(min=0, max=MAX_OVERLAP_S, help="seconds that the API key before is still accepted")
+    ] = Rotation().overlap_s,
+    as_json: Json = False,
+) -> None:
+    """Give a key a new API key; id, budget and history stay. It is printed once and can never be shown again."""
+
+    async def rotated(keys: KeyService) -> Key:
+        return await shown_rotated(keys, await keys.rotate(key_id, overlap_s, ACT))
+
+    _report_one(run(rotated), as_json)
 
 
 @commands.command()
 def revoke(key_id: str, as_json: Json = False) -> None:
     """End a key at once and for good, and every token made from it."""
-    _report_one(lambda keys: keys.revoke(key_id), as_json)
-
-
-def _report_one(work: Callable[[KeyService], Awaitable[KeyRecord]], as_json: bool) -> None:
-    async def shown(keys: KeyService) -> list[Document]:
-        return await _shown(keys, [await work(keys)])
-
-    report(_run(shown)[0], as_json)
+    _shown(lambda keys: keys.revoke(key_id, ACT), as_json)
 
 
 @commands.command()
-def image_keys(key_id: str, as_json: Json = False) -> None:
-    """The image keys of a key, newest first, the retired ones too; never a secret."""
-    found = _run(lambda keys: keys.image_keys.of(key_id))
-    report([image_key.model_dump(mode="json") for image_key in found], as_json)
+def disable(key_id: str, as_json: Json = False) -> None:
+    """Refuse a key and its tokens at once, until it is enabled."""
+    _shown(lambda keys: keys.disable(key_id, ACT), as_json)
 
 
 @commands.command()
-def new_image_key(
+def enable(key_id: str, as_json: Json = False) -> None:
+    """Accept a disabled key again; one that is revoked stays revoked."""
+    _shown(lambda keys: keys.enable(key_id, ACT), as_json)
+
+
+@commands.command("top-up")
+def top_up(
     key_id: str,
-    scheme: Annotated[str, typer.Argument(help=SCHEME)],
-    overlap_s: OverlapS = DEFAULT_OVERLAP_S,
+    answers: Annotated[int, typer.Argument(min=1, max=MAX_BUDGET, help="given once, on top of the budget's limit")],
     as_json: Json = False,
 ) -> None:
-    """Issue an image key; active ones of its scheme retire. Its secret is printed once and can never be shown again."""
-    grant = _granted(ImageKeyGrant, _scheme(scheme))
-    report(_issued(_run(lambda keys: keys.image_keys.issue(key_id, grant, overlap_s))), as_json)
+    """Give a key more answers, once; a refill neither takes them away nor gives them again."""
+    _shown(lambda keys: keys.top_up(key_id, answers, ACT), as_json)
 
 
 @commands.command()
-def retire_image_key(key_id: str, kid: str, overlap_s: OverlapS = 0, as_json: Json = False) -> None:
-    """Let an image key end."""
-    report(_run(lambda keys: keys.image_keys.retire(key_id, kid, overlap_s)).model_dump(mode="json"), as_json)
+def usage(
+    key_id: str,
+    bucket: Annotated[Bucket, typer.Option(help="hours of 14 days, or days of 400 (UTC)")] = "day",
+    as_json: Json = False,
+) -> None:
+    """Images by hour or day, model and outcome, oldest first; what was refused is counted too."""
+    counts = run(lambda keys: keys.usage(key_id, bucket))
+    report(Usage(bucket=bucket, usage=counts).model_dump(mode="json") if as_json else usage_lines(counts), as_json)
 
 
-@commands.command()
-def rewrap(as_json: Json = False) -> None:
-    """Seal every stored secret under the newest master key, after SDB_MASTER_KEY was given a new first one.
+def _shown(work: Callable[[KeyService], Awaitable[KeyRecord]], as_json: bool) -> None:
+    async def found(keys: KeyService) -> Key:
+        (key,) = await shown(keys, [await work(keys)])
+        return key
 
-    May be stopped and run again. The old master key may be dropped when every server and every `sdb` has run with the
-    new one first, a rewrap after that finds nothing `unreadable`, and no key that is still needed is `waiting`: a
-    waiting API key was not presented since the rotation, and is lost with the old master key.
-    """
-    models = State(Settings.from_environment()).rewrap()
-    image_keys, waiting = _run(lambda keys: keys.rewrap())
-    report({"model_secrets": asdict(models), "image_keys": asdict(image_keys), "waiting": waiting}, as_json)
-    if models.unreadable or image_keys.unreadable:
-        raise ConfigurationError("some secrets do not open with SDB_MASTER_KEY; keep the master key that sealed them")
+    _report_one(run(found), as_json)
+
+
+def _report_one(key: Key, as_json: bool) -> None:
+    if as_json:
+        report(key.model_dump(mode="json"), as_json)
+    else:
+        report(card(key, datetime.now(UTC)), as_json)
+
+
+commands.add_typer(image_keys.commands)

@@ -8,6 +8,9 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+UNBROKEN = 10_000  # columns of a file or a pipe: one row, one line
 
 
 def report(document: object, as_json: bool, summary: str = "") -> None:
@@ -15,14 +18,14 @@ def report(document: object, as_json: bool, summary: str = "") -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else UNBROKEN)
     if isinstance(document, Mapping):
-        console.print(_table([], ([str(key), _cell(value)] for key, value in document.items())))
+        console.print(_table([], ([Text(str(key)), _cell(value)] for key, value in document.items())))
     elif isinstance(document, list) and document:
         columns = list(document[0])
         console.print(_table(columns, ([_cell(row[column]) for column in columns] for row in document)))
     if summary:
-        console.print(summary, highlight=False)
+        console.print(summary, highlight=False, markup=False)
 
 
 def command_line() -> str:
@@ -30,14 +33,22 @@ def command_line() -> str:
     return shlex.join(["sdb", *(Path(part).name if part.startswith(("/", "../")) else part for part in sys.argv[1:])])
 
 
-def _table(columns: list[str], rows: Iterable[list[str]]) -> Table:
+def printable(text: str) -> str:
+    """`text` with escapes for what would command a terminal or turn the reading direction: others wrote it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _table(columns: list[str], rows: Iterable[list[Text]]) -> Table:
     table = Table(*columns, show_header=bool(columns), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
+    for number, column in enumerate(table.columns):
+        column.overflow = "fold"  # a terminal that is too narrow still shows everything
+        column.no_wrap = number == 0  # what a row is called can be copied as a whole
     return table
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, str | int | float):
-        return str(value)
-    return "–" if value is None else orjson.dumps(value).decode()
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("–")
+    return Text(printable(str(value) if isinstance(value, str | int | float) else orjson.dumps(value).decode()))

@@ -45,6 +45,7 @@ async def _serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # the application believes SDB_TRUSTED_PROXIES alone
             timeout_graceful_shutdown=30,
         )
     )

@@ -1,121 +1,122 @@
 """`/admin/v1/keys` for admins, `/v1/keys/self` for whoever holds a key."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import ConfigDict, Field
 
-from app.dependencies import AdminCaller, KeyHolder, ServicesDep
+from app.dependencies import Acting, AdminCaller, KeyHolder, ServicesDep
+from app.key_schemas import (
+    Bucket,
+    ChangeKey,
+    CreateKey,
+    Key,
+    KeyPage,
+    NewKey,
+    RotatedKey,
+    Rotation,
+    TopUp,
+    Usage,
+    shown,
+    shown_rotated,
+)
 from app.pipeline import Services
-from app.schemas import ImageKeys, Key, KeyPage, NewImageKey, NewKey, refusals
+from app.routes import image_keys
+from app.schemas import refusals
 from keys.errors import InvalidCredential
-from keys.image_keys import DEFAULT_OVERLAP_S, ImageKey, ImageKeyGrant, IssuedImageKey, Overlap
-from keys.material import to_text
-from keys.records import KeyGrant, KeyRecord
+from keys.records import KeyRecord
 from keys.service import MAX_PAGE
 
 admin = APIRouter(prefix="/admin/v1/keys", tags=["keys"])
-REFUSALS = ("invalid-credential", "missing-scope", "store-unavailable")
 holder = APIRouter(prefix="/v1/keys", tags=["keys"])
+READ = ("invalid-credential", "missing-scope", "store-unavailable")
+CREATE = ("invalid-request", "idempotency-mismatch", *READ)
+CHANGE = ("unknown-key", *CREATE)
+BODY = "body-too-large"
+AT_ONCE = Rotation()
 
 
-class CreateKey(KeyGrant):
-    """What `POST /admin/v1/keys` takes. Rate limits are not issued yet: only their absence passes."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"name": "partner", "scopes": ["predict", "distill"], "budget": {"limit": 1000}},
-                {"name": "clinic", "scopes": ["decrypt"], "image_key": {"scheme": "sealed"}},
-            ]
-        },
-    )
-
-    rate_limits: Annotated[tuple[()], Field(description="none yet")] = ()
+async def _shown(services: Services, record: KeyRecord) -> Key:
+    (key,) = await shown(services.keys, [record])
+    return key
 
 
-class CreateImageKey(ImageKeyGrant):
-    """What `POST /admin/v1/keys/{key_id}/image-keys` takes."""
-
-    overlap_s: Overlap = DEFAULT_OVERLAP_S
-
-
-async def _shown(services: Services, records: Sequence[KeyRecord]) -> list[Key]:
-    image_keys = await services.keys.image_keys.newest([record.id for record in records])
-    return [
-        Key(image_key=image_key, **record.model_dump()) for record, image_key in zip(records, image_keys, strict=True)
-    ]
-
-
-def _issued(image_key: IssuedImageKey) -> NewImageKey:
-    return NewImageKey(secret=to_text(image_key.secret), **image_key.record.model_dump())
-
-
-@admin.post("", status_code=201, responses=refusals("invalid-request", "body-too-large", *REFUSALS))
-async def create(grant: CreateKey, _: AdminCaller, services: ServicesDep, response: Response) -> NewKey:
+@admin.post("", status_code=201, responses=refusals(BODY, *CREATE))
+async def create(grant: CreateKey, act: Acting, services: ServicesDep, response: Response) -> NewKey:
     """Issue a client key; its API key and the secret of its image key are in this answer and nowhere else."""
-    key = await services.keys.create(grant)
+    issued = await services.keys.create(grant, act)
     response.headers["Cache-Control"] = "no-store"
-    response.headers["Location"] = f"/admin/v1/keys/{key.record.id}"
-    image_key = None if key.image_key is None else _issued(key.image_key)
-    return NewKey(api_key=key.api_key, image_key=image_key, **key.record.model_dump())
+    response.headers["Location"] = f"{admin.prefix}/{issued.record.id}"
+    return NewKey.of(issued)
 
 
-@admin.get("", responses=refusals("invalid-request", "unknown-key", *REFUSALS))
+@admin.get("", responses=refusals("invalid-request", "unknown-key", *READ))
 async def page(
     _: AdminCaller,
     services: ServicesDep,
     cursor: Annotated[str | None, Query(max_length=64, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+    search: Annotated[str, Query(max_length=200, description="part of a name, an id or a metadata value")] = "",
 ) -> KeyPage:
-    """All keys, newest first."""
-    records, following = await services.keys.page(cursor, limit)
-    return KeyPage(keys=await _shown(services, records), next=following)
+    """All keys, or those that `search` finds whatever its case, newest first."""
+    records, following = await services.keys.page(cursor, limit, search)
+    return KeyPage(keys=await shown(services.keys, records), next=following)
 
 
-@admin.get("/{key_id}", responses=refusals("unknown-key", *REFUSALS))
+@admin.get("/{key_id}", responses=refusals("unknown-key", *READ))
 async def show(key_id: str, _: AdminCaller, services: ServicesDep) -> Key:
     """One key, with its newest active image key."""
-    (key,) = await _shown(services, [await services.keys.show(key_id)])
-    return key
+    return await _shown(services, await services.keys.show(key_id))
 
 
-@admin.post("/{key_id}/revoke", responses=refusals("unknown-key", *REFUSALS))
-async def revoke(key_id: str, _: AdminCaller, services: ServicesDep) -> Key:
-    """End a key at once and for good, and every token made from it."""
-    (key,) = await _shown(services, [await services.keys.revoke(key_id)])
-    return key
+@admin.patch("/{key_id}", responses=refusals(BODY, *CHANGE))
+async def update(key_id: str, patch: ChangeKey, act: Acting, services: ServicesDep) -> Key:
+    """Change what a key may do; its next request is judged by it, and its tokens too."""
+    return await _shown(services, await services.keys.update(key_id, patch, act))
 
 
-@admin.post(
-    "/{key_id}/image-keys",
-    status_code=201,
-    responses=refusals("invalid-request", "unknown-key", "body-too-large", *REFUSALS),
-)
-async def issue_image_key(
-    key_id: str, grant: CreateImageKey, _: AdminCaller, services: ServicesDep, response: Response
-) -> NewImageKey:
-    """Issue an image key; the active ones of its scheme open images for `overlap_s` seconds more."""
-    issued = await services.keys.image_keys.issue(key_id, grant, grant.overlap_s)
+@admin.post("/{key_id}/rotate", responses=refusals(BODY, *CHANGE))
+async def rotate(
+    key_id: str, act: Acting, services: ServicesDep, response: Response, rotation: Rotation = AT_ONCE
+) -> RotatedKey:
+    """Give a key a new API key, which is in this answer and nowhere else; id, budget and history stay.
+
+    The API key before is accepted for `overlap_s` seconds more; access tokens end at once.
+    """
+    issued = await services.keys.rotate(key_id, rotation.overlap_s, act)
     response.headers["Cache-Control"] = "no-store"
-    return _issued(issued)
+    return await shown_rotated(services.keys, issued)
 
 
-@admin.get("/{key_id}/image-keys", responses=refusals("unknown-key", *REFUSALS))
-async def image_keys(key_id: str, _: AdminCaller, services: ServicesDep) -> ImageKeys:
-    """All image keys of a key, newest first, the retired ones too."""
-    return ImageKeys(image_keys=await services.keys.image_keys.of(key_id))
+@admin.post("/{key_id}/revoke", responses=refusals(*CHANGE))
+async def revoke(key_id: str, act: Acting, services: ServicesDep) -> Key:
+    """End a key at once and for good, and every token made from it."""
+    return await _shown(services, await services.keys.revoke(key_id, act))
 
 
-@admin.delete("/{key_id}/image-keys/{kid}", responses=refusals("invalid-request", "unknown-key", *REFUSALS))
-async def retire_image_key(
-    key_id: str, kid: str, _: AdminCaller, services: ServicesDep, overlap_s: Annotated[Overlap, Query()] = 0
-) -> ImageKey:
-    """Let an image key end in `overlap_s` seconds, or when it would anyway."""
-    return await services.keys.image_keys.retire(key_id, kid, overlap_s)
+@admin.post("/{key_id}/disable", responses=refusals(*CHANGE))
+async def disable(key_id: str, act: Acting, services: ServicesDep) -> Key:
+    """Refuse a key and its tokens at once, until it is enabled."""
+    return await _shown(services, await services.keys.disable(key_id, act))
+
+
+@admin.post("/{key_id}/enable", responses=refusals(*CHANGE))
+async def enable(key_id: str, act: Acting, services: ServicesDep) -> Key:
+    """Accept a disabled key again; one that is revoked stays revoked."""
+    return await _shown(services, await services.keys.enable(key_id, act))
+
+
+@admin.post("/{key_id}/top-up", responses=refusals(BODY, *CHANGE))
+async def top_up(key_id: str, grant: TopUp, act: Acting, services: ServicesDep) -> Key:
+    """Give a key more answers, once; a refill neither takes them away nor gives them again."""
+    return await _shown(services, await services.keys.top_up(key_id, grant.answers, act))
+
+
+@admin.get("/{key_id}/usage", responses=refusals("invalid-request", "unknown-key", *READ))
+async def usage(
+    key_id: str, _: AdminCaller, services: ServicesDep, bucket: Annotated[Bucket, Query()] = "day"
+) -> Usage:
+    """Images by hour or day (UTC), model and outcome, oldest first; what was refused is counted too."""
+    return Usage(bucket=bucket, usage=await services.keys.usage(key_id, bucket))
 
 
 @holder.get("/self", responses=refusals("invalid-credential", "store-unavailable"))
@@ -124,5 +125,7 @@ async def own(caller: KeyHolder, services: ServicesDep, response: Response) -> K
     response.headers["Cache-Control"] = "no-store"
     if caller.key is None:
         raise InvalidCredential
-    (key,) = await _shown(services, [caller.key])
-    return key
+    return await _shown(services, caller.key)
+
+
+admin.include_router(image_keys.router)

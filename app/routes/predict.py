@@ -7,10 +7,12 @@ from sdb_client import sealed
 from starlette.datastructures import UploadFile
 
 from app import pipeline
-from app.dependencies import AnyCaller, ServicesDep
-from app.errors import InvalidRequest, budget_headers, explain
+from app.answers import as_json
+from app.dependencies import AnyCaller, IdempotencyKey, PredictingCaller, ServicesDep
+from app.errors import InvalidRequest, explain, rate_limit_headers
 from app.forms import form
 from app.hosting import HostedModel
+from app.json_body import parsed
 from app.schemas import InputSize, JsonImages, ModelCard, ModelCards, Parameters, Predictions, refusals
 from keys.records import Caller, Scope
 
@@ -42,9 +44,13 @@ REFUSALS = (
     "unknown-model",
     "body-too-large",
     "unsupported-image",
+    "unsupported-encoding",
     "undecodable-image",
     "undecryptable-image",
+    "idempotency-in-progress",
+    "idempotency-mismatch",
     "quota-exceeded",
+    "rate-limited",
     "store-unavailable",
     "overloaded",
     "draining",
@@ -85,16 +91,20 @@ async def model(model: str, caller: AnyCaller, services: ServicesDep) -> ModelCa
     openapi_extra={"requestBody": BODY, "parameters": QUERY},
     responses=refusals(*REFUSALS),
 )
-async def predict(model: str, caller: AnyCaller, services: ServicesDep, request: Request) -> Response:
+async def predict(
+    model: str,
+    caller: PredictingCaller,
+    services: ServicesDep,
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Classify images: everybody gets the right label, who holds `distill` gets augmented soft labels."""
     _ = services.models[model]  # a name that is unknown is refused before the body is read
     encoded, parameters = await _read(request, services.settings.max_images_per_request)
-    answer = await pipeline.predict(services, caller, model, encoded, parameters)
-    answer["request_id"] = request.scope["request_id"]
-    headers = {"Cache-Control": "no-store"}
-    if "budget" in answer:
-        headers |= budget_headers(**answer["budget"])
-    content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    answer = await pipeline.predict(services, caller, model, encoded, parameters, idempotency_key=idempotency_key)
+    headers = {"Cache-Control": "no-store", **rate_limit_headers(answer.budget, answer.standings)}
+    body = {**as_json(answer, parameters.top_k), "request_id": request.scope["request_id"]}
+    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(content, media_type="application/json", headers=headers)
 
 
@@ -127,8 +137,6 @@ async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parame
 
 def _json(body: bytes) -> JsonImages:
     try:
-        return JsonImages.model_validate(orjson.loads(body))
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON: {error.msg}") from None
+        return JsonImages.model_validate(parsed(body))
     except ValidationError as error:
         raise InvalidRequest(explain(error.errors())) from None

@@ -1,77 +1,83 @@
-"""`/oauth2/token`: an API key becomes a short-lived access token (RFC 6749 §4.4)."""
+"""`/oauth2`: an API key becomes a short-lived access token (RFC 6749 §4.4), which can be looked at and ended."""
 
-import base64
-import binascii
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.datastructures import FormData
 
-from app.dependencies import ServicesDep
-from app.forms import form
-from app.schemas import Token, refusals
-from keys.errors import InvalidCredential, InvalidGrant
+from app.client_authentication import Client, ClientOrAdmin, Fields
+from app.dependencies import Everybody, OriginDep, ServicesDep
+from app.errors import InvalidRequest
+from app.forms import text_field
+from app.schemas import refusals
+from app.token_schemas import GRANT, ActiveToken, AuthorizationServer, InactiveToken, Revoked, Token
+from keys.errors import InvalidGrant
+from keys.records import Act
 
-router = APIRouter(prefix="/oauth2", tags=["tokens"])
-FORM = {
-    "required": True,
-    "content": {
-        "application/x-www-form-urlencoded": {
-            "schema": {
-                "type": "object",
-                "required": ["grant_type"],
-                "properties": {
-                    "grant_type": {"type": "string", "enum": ["client_credentials"]},
-                    "client_id": {"type": "string", "description": "key id, unless given by HTTP Basic"},
-                    "client_secret": {"type": "string", "description": "API key, unless given by HTTP Basic"},
-                    "scope": {"type": "string", "description": "space-separated; all of the key's when left out"},
-                },
-            }
-        }
-    },
-}
+REFUSALS = ("invalid-request", "invalid-credential", "body-too-large", "store-unavailable")
+router = APIRouter(tags=["tokens"])
+
+
+def _form(required: str, **described: str) -> dict[str, Any]:
+    """What the OpenAPI document says of a form, beside the two fields that every one may have."""
+    described |= {
+        "client_id": "key id, unless given by HTTP Basic",
+        "client_secret": "API key, unless given by HTTP Basic",
+    }
+    properties = {name: {"type": "string", "description": text} for name, text in described.items()}
+    schema = {"type": "object", "required": [required], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
+
+
+OF_TOKEN = _form("token", token="an access token", token_type_hint="ignored: there is one kind")  # noqa: S106
 
 
 @router.post(
-    "/token",
-    openapi_extra={"requestBody": FORM},
-    responses=refusals("invalid-request", "invalid-credential", "body-too-large", "store-unavailable"),
+    "/oauth2/token",
+    openapi_extra=_form("grant_type", grant_type=GRANT, scope="space-separated; all of the key's when left out"),
+    responses=refusals(*REFUSALS),
 )
-async def token(request: Request, response: Response, services: ServicesDep) -> Token:
+async def token(client: Client, fields: Fields, services: ServicesDep, response: Response) -> Token:
     """Exchange key id and API key, by HTTP Basic or in the form, for an access token."""
     response.headers["Cache-Control"] = "no-store"
-    async with form(request, max_files=0) as fields:
-        grant_type, scope = _field(fields, "grant_type"), _field(fields, "scope")
-        if grant_type is None:
-            raise InvalidGrant("invalid_request", "grant_type is missing; send application/x-www-form-urlencoded")
-        if grant_type != "client_credentials":
-            raise InvalidGrant("unsupported_grant_type", "grant_type must be client_credentials")
-        client_id, client_secret = _client(request, fields)
-    access_token, lifetime_s, scopes = await services.keys.token(client_id, client_secret, scope)
-    return Token(access_token=access_token, expires_in=lifetime_s, scope=" ".join(scopes))
+    if _required(fields, "grant_type") != GRANT:
+        raise InvalidGrant("unsupported_grant_type", f"grant_type must be {GRANT}")
+    issued = services.keys.tokens.issue(client, text_field(fields, "scope"))
+    return Token(access_token=issued.token, expires_in=issued.lifetime_s, scope=" ".join(issued.scopes))
 
 
-def _field(fields: FormData, name: str) -> str | None:
-    values = fields.getlist(name)
-    if len(values) > 1:
-        raise InvalidGrant("invalid_request", f"{name} is given twice")
-    return values[0] if values and isinstance(values[0], str) else None
+@router.post("/oauth2/introspect", openapi_extra=OF_TOKEN, responses=refusals(*REFUSALS, "missing-scope"))
+async def introspect(
+    asker: ClientOrAdmin, fields: Fields, services: ServicesDep, response: Response
+) -> ActiveToken | InactiveToken:
+    """What a token may do now (RFC 7662): a client asks about its own, an admin about any.
+
+    Clients authenticate as for a token; admins may present their API key as Bearer.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    claims = await services.keys.tokens.introspect(asker, _required(fields, "token"))
+    return InactiveToken() if claims is None else ActiveToken.of(claims)
 
 
-def _client(request: Request, fields: FormData) -> tuple[str, str]:
-    """Client id and secret, given in exactly one of the two ways (RFC 6749 §2.3)."""
-    client_id, client_secret = _field(fields, "client_id"), _field(fields, "client_secret")
-    headers = request.headers.getlist("authorization")
-    if not headers:
-        return client_id or "", client_secret or ""
-    if len(headers) > 1:
-        raise InvalidCredential
-    scheme, _, encoded = headers[0].partition(" ")
-    if client_secret is not None:
-        raise InvalidGrant("invalid_request", "the client authenticates in two ways")
-    try:
-        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
-    except (binascii.Error, ValueError):
-        raise InvalidCredential from None
-    if scheme.lower() != "basic" or not colon:
-        raise InvalidCredential
-    return name, secret
+@router.post("/oauth2/revoke", openapi_extra=OF_TOKEN, responses=refusals(*REFUSALS, "missing-scope"))
+async def revoke(asker: ClientOrAdmin, fields: Fields, services: ServicesDep, origin: OriginDep) -> Revoked:
+    """End a token at once, on every replica (RFC 7009): a client its own, an admin any.
+
+    A token that is not valid is as good as revoked. API keys are ended by `/admin/v1/keys/{key_id}/revoke`.
+    """
+    act = Act(asker.id, origin.request_id, origin.address)
+    await services.keys.tokens.revoke(asker, _required(fields, "token"), act)
+    return Revoked()
+
+
+@router.get("/.well-known/oauth-authorization-server", dependencies=[Everybody])
+async def metadata(request: Request, response: Response) -> AuthorizationServer:
+    """Where OAuth 2.0 clients find the rest (RFC 8414), at the address that this request was sent to."""
+    response.headers["Cache-Control"] = "no-store"  # a cache would tell one caller what another wrote into Host
+    return AuthorizationServer.at(str(request.base_url).rstrip("/"))
+
+
+def _required(fields: Fields, name: str) -> str:
+    value = text_field(fields, name)
+    if not value:
+        raise InvalidRequest(f"{name} is missing; send application/x-www-form-urlencoded")
+    return value

@@ -1,7 +1,17 @@
--- Give a held part of the budget back, once.
--- KEYS  1 the key's hash, 2 its holds     ARGV  1 hold member, 2 its count
-if redis.call('ZREM', KEYS[2], ARGV[1]) == 1 then
-  redis.call('HINCRBY', KEYS[1], 'used', -tonumber(ARGV[2]))
-  return 1
+-- Give a charge back, once; a settled one stays charged.
+-- KEYS  1 the key     ARGV  1 id of the hold, 2 images, 3 model, 4 name of the idempotency record or empty,
+--       5 … names of the sealed images, which may come again
+local name = KEYS[1]
+local score = redis.call('ZSCORE', name .. ':holds', ARGV[1])
+if not score or tonumber(score) < 0 then
+  return 0
 end
-return 0
+give_back(name, ARGV[1], 'release')
+count_usage(name, clock(), ARGV[3], 'failed', ARGV[2])
+if ARGV[4] ~= '' then
+  redis.call('DEL', ARGV[4])
+end
+for i = 5, #ARGV do
+  redis.call('DEL', name .. ':seen:' .. ARGV[i])
+end
+return 1

@@ -1,14 +1,16 @@
-"""Admins issue, list, show and revoke client keys."""
+"""Admins issue, list, search and show client keys."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
+from typing import Any
 
 import pytest
 
 from tests.conftest import Api, bearer
 
 KEYS = "/admin/v1/keys"
+Json = dict[str, Any]
 FIELDS = {
     "id",
     "kind",
@@ -18,6 +20,7 @@ FIELDS = {
     "state",
     "created_at",
     "expires_at",
+    "last_used_at",
     "budget",
     "rate_limits",
     "metadata",
@@ -33,6 +36,10 @@ async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
         "scopes": ["distill"],
         "models": ["tiny", "other"],
         "budget": {"limit": 7, "refill": "none"},
+        "rate_limits": [
+            {"name": "burst", "limit": 60, "window_s": 60},
+            {"name": "month", "limit": 2**53 - 1, "window_s": 31 * 86400},
+        ],
         "metadata": {"team": "vision"},
         "expires_at": "2099-12-31T12:00:00Z",
     }
@@ -50,8 +57,8 @@ async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
         "kind": "client",
         "scopes": ["distill", "predict"],
         "state": "active",
-        "budget": {"limit": 7, "remaining": 7, "refill": "none", "resets_at": None},
-        "rate_limits": [],
+        "last_used_at": None,
+        "budget": {"limit": 7, "remaining": 7, "granted": 0, "refill": "none", "resets_at": None},
         "image_key": None,
     }
 
@@ -69,7 +76,24 @@ async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
 async def test_a_name_is_enough_and_gives_only_what_everybody_has(api: Api) -> None:
     key = (await api.client.post(KEYS, json={"name": "a"}, headers=api.admin)).json()
     assert (key["scopes"], key["models"], key["expires_at"], key["metadata"]) == (["predict"], ["*"], None, {})
-    assert key["budget"] == {"limit": None, "remaining": None, "refill": "none", "resets_at": None}
+    assert key["budget"] == {"limit": None, "remaining": None, "granted": 0, "refill": "none", "resets_at": None}
+    assert key["rate_limits"] == []
+
+
+def next_midnight(now: datetime) -> datetime:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def next_month(now: datetime) -> datetime:
+    return next_midnight((now.replace(day=1) + timedelta(days=32)).replace(day=1)) - timedelta(days=1)
+
+
+async def test_a_budget_with_refill_says_when_it_is_given_anew(api: Api) -> None:
+    for refill, expected in (("daily", next_midnight), ("monthly", next_month)):
+        before = datetime.now(UTC)
+        key: Json = await api.issue(budget={"limit": 5, "refill": refill})
+        resets_at = datetime.fromisoformat(key["budget"]["resets_at"])
+        assert resets_at in {expected(before), expected(datetime.now(UTC))}
 
 
 async def test_no_two_keys_share_an_id_or_a_secret(api: Api) -> None:
@@ -99,7 +123,17 @@ async def test_a_grant_that_is_not_valid_makes_no_key(api: Api) -> None:
         {"name": "a", "expires_at": "2099-01-01T00:00:00"},  # in whose time zone?
         {"name": "a", "metadata": {"x": {"y": "z"}}},
         {"name": "a", "metadata": {str(number): "" for number in range(51)}},
-        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 1}]},
+        {"name": "a", "budget": {"limit": None, "refill": "daily"}},
+        {"name": "a", "budget": {"refill": "monthly"}},
+        {"name": "a", "rate_limits": {"name": "burst", "limit": 1, "window_s": 1}},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1}]},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 0, "window_s": 1}]},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 0}]},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 31 * 86400 + 1}]},
+        {"name": "a", "rate_limits": [{"name": "Burst 1", "limit": 1, "window_s": 1}]},
+        {"name": "a", "rate_limits": [{"name": "budget", "limit": 1, "window_s": 1}]},
+        {"name": "a", "rate_limits": [{"name": "burst", "limit": 1, "window_s": 1}] * 2},
+        {"name": "a", "rate_limits": [{"name": f"r{number}", "limit": 1, "window_s": 1} for number in range(11)]},
         {"name": "a", "image_key": {"scheme": "sealed"}},  # without the scope
         {"name": "a", "scopes": ["predict", "distill", "unlock"], "image_key": {"scheme": "sealed"}},
         {"name": "a", "scopes": ["decrypt"], "image_key": {}},
@@ -171,37 +205,43 @@ async def test_pages_list_every_key_once_and_newest_first(api: Api) -> None:
     assert list(chain.from_iterable(await follow(3))) == expected
 
 
+async def test_a_search_finds_a_part_of_a_name_an_id_or_a_metadata_value_whatever_its_case(api: Api) -> None:
+    clinic = await api.issue(name="Müller Clinic", metadata={"contract": "7/2026"})
+    lab = await api.issue(name="lab", metadata={"owner": "Clinique"})
+    other = await api.issue(name="100% [a-z]* \\d")
+
+    async def found(search: str, **query: str) -> list[str]:
+        answer = await api.client.get(KEYS, params={"search": search, **query}, headers=api.admin)
+        return [key["id"] for key in answer.json()["keys"]]
+
+    assert await found("clin") == [lab["id"], clinic["id"]]
+    assert await found("MÜLLER") == await found("7/2026") == [clinic["id"]]
+    assert await found(lab["id"]) == await found(lab["id"][4:].lower()) == [lab["id"]]
+    assert await found("contract") == await found("nothing such") == [], "the names of metadata are not searched"
+    assert await found("100% [a-z]* \\d") == await found("*") == [other["id"]], "no pattern, only text"
+    assert len(await found("")) == 4
+    first = await api.client.get(KEYS, params={"search": "CLIN", "limit": "1"}, headers=api.admin)
+    assert await found("CLIN", limit="1", cursor=first.json()["next"]) == [clinic["id"]]
+
+
 async def test_a_page_that_cannot_be_is_refused(api: Api) -> None:
-    for query in ({"limit": "0"}, {"limit": "201"}, {"limit": "all"}, {"cursor": "key_none"}, {"cursor": "x" * 65}):
+    bad = [{"limit": "0"}, {"limit": "201"}, {"limit": "all"}, {"cursor": "key_none"}, {"cursor": "x" * 65}]
+    for query in (*bad, {"search": "x" * 201}):
         response = await api.client.get(KEYS, params=query, headers=api.admin)
         assert response.status_code in {400, 404}, query
         assert response.json()["code"] in {"invalid-request", "unknown-key"}
 
 
-async def test_a_key_that_does_not_exist_is_neither_shown_nor_revoked(api: Api) -> None:
+async def test_a_key_that_does_not_exist_is_neither_shown_nor_changed(api: Api) -> None:
     key = await api.issue()
     for name in ("key_none", key["id"].lower(), key["id"] + "x", f"{key['id']}}}:holds", "%00", "*", "é"):
-        for method, path in (("GET", f"{KEYS}/{name}"), ("POST", f"{KEYS}/{name}/revoke")):
-            response = await api.client.request(method, path, headers=api.admin)
-            assert (response.status_code, response.json()["code"]) == (404, "unknown-key"), path
-    assert (await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)).json()["state"] == "active"
-
-
-async def test_a_revoked_key_stays_revoked_and_stays_listed(api: Api) -> None:
-    key, other = await api.issue(), await api.issue()
-    for _ in range(2):
-        revoked = await api.client.post(f"{KEYS}/{key['id']}/revoke", headers=api.admin)
-        assert revoked.status_code == 200
-        api_key = key["api_key"]
-        assert revoked.json() == {**{name: key[name] for name in FIELDS}, "state": "revoked"}
-        assert (await api.client.get("/v1/keys/self", headers=bearer(api_key))).status_code == 401
-    listed = (await api.client.get(KEYS, headers=api.admin)).json()["keys"]
-    assert {record["id"]: record["state"] for record in listed}[key["id"]] == "revoked"
-    assert (await api.client.get("/v1/keys/self", headers=bearer(other["api_key"]))).status_code == 200
-
-
-async def test_an_admin_key_ends_like_any_other(api: Api) -> None:
-    own = (await api.client.get("/v1/keys/self", headers=api.admin)).json()
-    assert (own["kind"], own["scopes"]) == ("admin", [])
-    assert (await api.client.post(f"{KEYS}/{own['id']}/revoke", headers=api.admin)).status_code == 200
-    assert (await api.client.get(KEYS, headers=api.admin)).status_code == 401
+        where = f"{KEYS}/{name}"
+        calls: list[tuple[str, str, object]] = [("GET", where, None), ("GET", f"{where}/usage", None)]
+        calls += [("PATCH", where, {"name": "b"}), ("POST", f"{where}/top-up", {"answers": 1})]
+        calls += [("POST", f"{where}/{act}", None) for act in ("rotate", "revoke", "disable", "enable")]
+        for method, path, body in calls:
+            response = await api.client.request(method, path, json=body, headers=api.admin)
+            assert (response.status_code, response.json()["code"]) == (404, "unknown-key"), (method, path)
+    shown = await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)
+    assert shown.json() == {field: key[field] for field in FIELDS}
+    assert len((await api.client.get(KEYS, headers=api.admin)).json()["keys"]) == 2

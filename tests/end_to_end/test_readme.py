@@ -35,4 +35,4 @@ def test_the_first_requests_work_as_pasted(server: Server, tmp_path: Path) -> No
     assert distill["tier"] == "distill"
     assert public["predictions"][0]["label"] == distill["predictions"][0]["label"] == "ship"
     assert public["predictions"][0]["logits"] != distill["predictions"][0]["logits"]
-    assert own["budget"] == {"limit": 100, "remaining": 99, "refill": "none", "resets_at": None}
+    assert own["budget"] == {"limit": 100, "remaining": 99, "granted": 0, "refill": "none", "resets_at": None}

@@ -1,25 +1,35 @@
-"""What tests of the key store ask for: servers to run it on, and keys to put there."""
+"""What tests of keys ask for: servers to keep them on, keys to put there, and services with a clock that is set."""
 
 import hashlib
+import json
 import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as PlainRedis
 from redis.asyncio import Redis
 
+from keys.budget_store import Ask
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
-from keys.records import Budget, KeyRecord
-from keys.store import KeyStore
+from keys.image_store import Entry, hash_of
+from keys.material import Keyring, Vault
+from keys.records import Act, Admission, Budget, BudgetGrant, Idempotency, IssuedKey, KeyGrant, KeyRecord, Proof
+from keys.service import KeyService
+from keys.store import Change, KeyStore, Logged, Snapshot, insertion, replacement, top_up
+from keys.tokens import TokenMint
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+MASTER, NEXT_MASTER, SIGNING = (hashlib.sha256(name).digest() for name in (b"master", b"next", b"signing"))
+ADMIN, MODEL = Act("cli"), "tiny"
 Serve = Callable[[Path], AbstractContextManager[str]]
 
 
@@ -54,9 +64,17 @@ def serve(request: pytest.FixtureRequest) -> Serve:
     return server
 
 
+@contextmanager
+def hurried(server: AbstractContextManager[str]) -> Iterator[str]:
+    """A server that does not wait for its disk; what a crash leaves behind is tested in test_embedded.py."""
+    with server as url, PlainRedis.from_url(url) as client:
+        client.config_set("appendfsync", "no")
+        yield url
+
+
 @pytest.fixture(scope="module")
 def url(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(tmp_path_factory.mktemp("redis")) as url:
+    with hurried(serve(tmp_path_factory.mktemp("redis"))) as url:
         yield url
 
 
@@ -96,7 +114,91 @@ def digest_of(record: KeyRecord) -> str:
     return hashlib.sha256(record.id.encode()).hexdigest()
 
 
-async def insert(store: KeyStore, limit: int | None = 100, **changes: object) -> KeyRecord:
+async def commit(store: KeyStore, key_id: str, plan: Callable[[Snapshot], Change], name: str = "") -> str:
+    """Make a change as keys/changes.py does, with a log that nobody reads; what the change of this name gave."""
+    name = name or secrets.token_hex(8)
+    while True:
+        snapshot = await store.snapshot(key_id, name)
+        head = json.dumps({"seq": snapshot.number, "hash": ""})
+        logged = Logged("{}", head, name, secrets.token_hex(8), 60)
+        result = await store.commit(key_id, snapshot, plan(snapshot), logged)
+        if result is not None:
+            return result
+
+
+async def insert(
+    store: KeyStore, limit: int | None = 100, entries: Mapping[str, Entry] = {}, **changes: object
+) -> KeyRecord:
+    """A new key in the store, which `digest_of` finds, with image keys."""
     record = a_record(limit, **changes)
-    await store.insert(record, digest_of(record))
+    await commit(
+        store, record.id, lambda snapshot: Change(insertion(record, digest_of(record), snapshot.number, entries))
+    )
     return record
+
+
+async def change(store: KeyStore, record: KeyRecord, **changes: object) -> KeyRecord:
+    """Put another key in the place of `record`, whose budget and revision are those in the store."""
+
+    def plan(snapshot: Snapshot) -> Change:
+        old = snapshot.record
+        return Change(replacement(old, old.model_copy(update={"revision": old.revision + 1, **changes})))
+
+    await commit(store, record.id, plan)
+    return await store.get(record.id)
+
+
+async def charge(store: KeyStore, record: KeyRecord, count: int, named: Idempotency | None = None) -> Admission:
+    return await store.budgets.admit(record, Proof(digest_of(record)), Ask(count, count, MODEL, named))
+
+
+async def grant(store: KeyStore, record: KeyRecord, answers: int) -> None:
+    await commit(store, record.id, lambda _: Change(top_up(record.id, answers), ledger=("top-up", answers)))
+
+
+async def let_lapse(client: Redis, *admissions: Admission) -> None:
+    """As if the life of these holds were over; that of a settled one is counted in negative numbers."""
+    for admission in admissions:
+        holds = f"{hash_of(admission.key_id)}:holds"
+        ends_at = await client.zscore(holds, admission.hold)
+        if ends_at is not None:
+            await client.zadd(holds, {admission.hold: 1 if float(ends_at) > 0 else -1})
+
+
+@dataclass
+class Clock:
+    """A clock that stands until it is set."""
+
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(time.time())
+
+
+@pytest.fixture
+def mint(clock: Clock) -> TokenMint:
+    return TokenMint(Keyring([SIGNING]), 900, clock)
+
+
+@pytest.fixture
+def service(client: Redis, clock: Clock) -> KeyService:
+    return another_service(client, clock)
+
+
+def another_service(
+    client: Redis, clock: Callable[[], float] = time.time, masters: Sequence[bytes] = (MASTER,)
+) -> KeyService:
+    """A service as another process has it, on the same store: with a memory of its own, and these master keys."""
+    mint = TokenMint(Keyring([SIGNING]), 900, clock)
+    return KeyService(KeyStore(client), Vault(Keyring(masters)), mint, clock)
+
+
+async def issue(service: KeyService, limit: int | None = 100, **changes: object) -> IssuedKey:
+    """A new client key that may ask for charged answers."""
+    fields = {"name": "partner", "scopes": {"distill"}, "budget": BudgetGrant(limit=limit), **changes}
+    return await service.create(KeyGrant.model_validate(fields), ADMIN)

@@ -192,6 +192,49 @@ def test_the_newest_master_key_has_a_public_name() -> None:
     assert vault(NEW).newest not in NEW.hex()
 
 
+# --- signatures
+
+
+def test_a_signature_is_an_hmac_under_a_key_of_its_own() -> None:
+    extracted = hmac.new(bytes(32), NEW, hashlib.sha256).digest()
+    derived = hmac.new(extracted, b"sdb/v1/sign\x01", hashlib.sha256).digest()
+    expected = hmac.new(derived, b"audit/text", hashlib.sha256).hexdigest()
+    assert vault(NEW).sign("audit", "text") == (vault(NEW).newest, expected), "every audit log would be unsealed"
+
+
+def test_what_was_signed_is_known_as_long_as_its_master_key_is_given() -> None:
+    master, signature = vault(OLD).sign("audit", "text")
+    for known in (vault(OLD), vault(NEW, OLD), vault(OLD, NEW)):
+        assert known.signed("audit", "text", master, signature) is True
+    assert vault(NEW).signed("audit", "text", master, signature) is None
+    assert vault(NEW, OLD).sign("audit", "text") == vault(NEW).sign("audit", "text")
+
+
+def test_a_signature_is_of_its_text_its_purpose_and_its_master_key_alone() -> None:
+    both = vault(NEW, OLD)
+    master, signature = both.sign("audit", "text")
+    for purpose, text, other in (
+        ("audit", "text ", signature),
+        ("audits", "text", signature),
+        ("", "audit/text", signature),
+        ("audit", "text", signature.upper()),
+        ("audit", "text", signature[:-1]),
+        ("audit", "text", ""),
+        ("audit", "text", vault(OLD).sign("audit", "text")[1]),
+        ("audit", "text", both.digests("audit/text")[0]),
+    ):
+        assert both.signed(purpose, text, master, other) is False
+    assert both.signed("audit", "text", vault(OLD).newest, signature) is False
+    for name in ("", master[:-1], f"{master} "):
+        assert both.signed("audit", "text", name, signature) is None
+
+
+@given(st.text(max_size=50), st.text(max_size=70))
+@settings(deadline=None, max_examples=50)
+def test_arbitrary_text_is_no_signature(text: str, signature: str) -> None:
+    assert vault(NEW).signed("audit", text, vault(NEW).newest, signature) is False
+
+
 # --- secrets of the operator
 
 

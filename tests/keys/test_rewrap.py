@@ -2,22 +2,19 @@
 
 import asyncio
 import hashlib
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from redis.asyncio import Redis
 
-from keys.connection import connect
-from keys.embedded import EmbeddedStore
+from keys import rewrap
 from keys.errors import UndecryptableImage
 from keys.image_keys import DAY_S, ImageKeyGrant, IssuedImageKey
 from keys.material import Keyring, Vault, to_text
 from keys.records import Caller, IssuedKey, KeyGrant
 from keys.rewrap import Tally
 from keys.service import KeyService
-from keys.store import KeyStore
-from keys.tokens import TokenMint
+from tests.keys.conftest import ADMIN, another_service, embedded, hurried
 
 OLD, NEW, LOST = (hashlib.sha256(name).digest() for name in (b"old", b"new", b"lost"))
 SEALED, PIXEL = ImageKeyGrant(scheme="sealed"), ImageKeyGrant(scheme="pixel", transform="shf", block=4)
@@ -25,24 +22,17 @@ SEALED, PIXEL = ImageKeyGrant(scheme="sealed"), ImageKeyGrant(scheme="pixel", tr
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedStore(tmp_path_factory.mktemp("rewrap")) as store:
-        yield store.url
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[Redis]:
-    async with connect(url) as client:
-        await client.flushall()
-        yield client
+    with hurried(embedded(tmp_path_factory.mktemp("rewrap"))) as url:
+        yield url
 
 
 def under(client: Redis, *masters: bytes) -> KeyService:
     """The service with these master keys, newest first."""
-    return KeyService(KeyStore(client), Vault(Keyring(masters)), TokenMint(Keyring([OLD]), 900, time.time), time.time)
+    return another_service(client, masters=masters)
 
 
 async def create(service: KeyService, grant: ImageKeyGrant = SEALED) -> IssuedKey:
-    return await service.create(KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=grant))
+    return await service.create(KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=grant), ADMIN)
 
 
 def first(key: IssuedKey) -> IssuedImageKey:
@@ -62,7 +52,7 @@ async def opened(service: KeyService, key: IssuedKey) -> bytes | None:
 async def test_after_it_the_new_master_key_alone_opens_every_image_key(client: Redis) -> None:
     old, both, new = under(client, OLD), under(client, NEW, OLD), under(client, NEW)
     keys = [await create(old, grant) for grant in (SEALED, PIXEL) * 3] + [await create(both)]
-    retiring = await old.image_keys.issue(keys[0].record.id, SEALED, DAY_S)
+    retiring = await old.image_keys.issue(keys[0].record.id, SEALED, DAY_S, ADMIN)
     before = [first(key).secret for key in keys]
     assert [await opened(new, key) for key in keys[:-1]] == [None] * 6
     tally, _ = await both.rewrap()
@@ -85,7 +75,7 @@ async def test_a_second_run_changes_nothing(client: Redis) -> None:
 async def test_retired_ones_are_left_to_be_erased(client: Redis) -> None:
     old = under(client, OLD)
     key = await create(old)
-    await old.image_keys.retire(key.record.id, first(key).record.kid, 0)
+    await old.image_keys.retire(key.record.id, first(key).record.kid, 0, ADMIN)
     assert (await under(client, NEW, OLD).rewrap())[0] == Tally(0, 0, [])
 
 
@@ -103,8 +93,8 @@ async def test_what_does_not_open_is_named_and_the_rest_is_sealed_again(client: 
 async def test_beside_it_nothing_is_lost_and_nothing_comes_back(client: Redis) -> None:
     old, both, new = under(client, OLD), under(client, NEW, OLD), under(client, NEW)
     keys = [await create(old) for _ in range(12)]
-    issues = [both.image_keys.issue(key.record.id, SEALED, DAY_S) for key in keys]
-    retirements = [both.image_keys.retire(key.record.id, first(key).record.kid, 0) for key in keys[::2]]
+    issues = [both.image_keys.issue(key.record.id, SEALED, DAY_S, ADMIN) for key in keys]
+    retirements = [both.image_keys.retire(key.record.id, first(key).record.kid, 0, ADMIN) for key in keys[::2]]
     runs = [both.rewrap() for _ in range(3)]
     issued, *_ = await asyncio.gather(asyncio.gather(*issues), asyncio.gather(*runs), asyncio.gather(*retirements))
     assert (await both.rewrap())[0].unreadable == []
@@ -118,7 +108,7 @@ async def test_a_key_waits_until_it_is_presented_and_a_revoked_one_does_not(clie
     old, both = under(client, OLD), under(client, NEW, OLD)
     present, absent, revoked = [await create(old) for _ in range(3)]
     newer = await create(both)
-    await old.revoke(revoked.record.id)
+    await old.revoke(revoked.record.id, ADMIN)
     assert (await both.rewrap())[1] == [absent.record.id, present.record.id]
     for key in (present, newer):
         await both.authenticate(key.api_key)
@@ -127,11 +117,25 @@ async def test_a_key_waits_until_it_is_presented_and_a_revoked_one_does_not(clie
     assert (await under(client, NEW).authenticate(present.api_key)).key is not None
 
 
-async def test_every_page_of_keys_is_visited(client: Redis) -> None:
+async def test_a_key_in_its_overlap_waits_until_its_new_api_key_is_presented(client: Redis) -> None:
+    """Or the new one would be lost with the old master key because the old one was presented."""
+    old, both = under(client, OLD), under(client, NEW, OLD)
+    key = await create(old)
+    rotated = await old.rotate(key.record.id, 3600, ADMIN)
+    await both.authenticate(key.api_key)
+    assert (await both.rewrap())[1] == [key.record.id]
+    await both.authenticate(rotated.api_key)
+    assert (await both.rewrap())[1] == []
+    for credential in (key.api_key, rotated.api_key):
+        assert (await under(client, NEW).authenticate(credential)).key is not None
+
+
+async def test_every_page_of_keys_is_visited(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrap, "PAGE", 4)  # or hundreds of keys would have to be made
     old = under(client, OLD)
-    made = [await create(old) for _ in range(205)]
+    made = [await create(old) for _ in range(9)]
     tally, waiting = await under(client, NEW, OLD).rewrap()
-    assert (tally.resealed, len(waiting)) == (205, 205)
+    assert (tally.resealed, len(waiting)) == (9, 9)
     assert set(waiting) == {key.record.id for key in made}
 
 

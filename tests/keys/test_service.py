@@ -1,76 +1,45 @@
-"""Keys as callers and admins meet them: issue, authenticate, exchange, revoke, charge."""
+"""Keys as callers and admins meet them: issue, find, authenticate, admit, refuse.
 
-import hashlib
+How keys are changed is in test_changes.py, what a server remembers of its callers in test_recall.py.
+"""
+
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from redis.asyncio import Redis
 
-from keys.connection import connect
-from keys.embedded import EmbeddedStore
-from keys.errors import InvalidCredential, InvalidGrant, MissingScope, QuotaExceeded, UnknownKey
+from keys import service as service_module
+from keys.budget_store import Ask
+from keys.errors import InvalidCredential, MissingScope, QuotaExceeded, RateLimited, UnknownKey
 from keys.material import Keyring, Vault, check_api_key, new_api_key
-from keys.records import BudgetGrant, Caller, KeyGrant, KeyKind, KeyRecord, Scope, instant
+from keys.records import BudgetGrant, Caller, IssuedKey, KeyGrant, KeyRecord, Origin, Proof, RateLimit, Scope, instant
 from keys.service import KeyService
 from keys.store import KeyStore
-from keys.tokens import Claims, TokenMint
+from keys.tokens import TokenMint
+from tests.keys.conftest import ADMIN, MASTER, NEXT_MASTER, Clock, another_service, embedded, hurried, issue
 
-MASTER, NEXT_MASTER, SIGNING = (hashlib.sha256(name).digest() for name in (b"master", b"next", b"signing"))
 SCOPES: tuple[Scope, ...] = ("predict", "distill", "decrypt", "unlock")
-
-
-@dataclass
-class Clock:
-    """A clock that stands until it is set."""
-
-    now: float
-
-    def __call__(self) -> float:
-        return self.now
+FROM = Origin("request-7", "192.0.2.7")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedStore(tmp_path_factory.mktemp("service")) as store:
-        yield store.url
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[KeyStore]:
-    async with connect(url) as client:
-        await client.flushall()
-        yield KeyStore(client)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(time.time())
-
-
-@pytest.fixture
-def mint(clock: Clock) -> TokenMint:
-    return TokenMint(Keyring([SIGNING]), 900, clock)
-
-
-@pytest.fixture
-def service(store: KeyStore, mint: TokenMint, clock: Clock) -> KeyService:
-    return KeyService(store, Vault(Keyring([MASTER])), mint, clock)
+    with hurried(embedded(tmp_path_factory.mktemp("service"))) as url:
+        yield url
 
 
 def a_grant(*scopes: Scope, **changes: object) -> KeyGrant:
     return KeyGrant.model_validate({"name": "partner", "scopes": frozenset(scopes), **changes})
 
 
-async def create(service: KeyService, grant: KeyGrant, kind: KeyKind = "client") -> tuple[KeyRecord, str]:
-    issued = await service.create(grant, kind)
-    return issued.record, issued.api_key
+async def an_admin(service: KeyService) -> IssuedKey:
+    return await service.create(a_grant(*SCOPES), ADMIN, "admin")
 
 
-async def token_of(service: KeyService, key: KeyRecord, api_key: str, scope: str | None = None) -> str:
-    token, _, _ = await service.token(key.id, api_key, scope)
-    return token
+def token_of(service: KeyService, key: KeyRecord, scope: str | None = None) -> str:
+    return service.tokens.issue(key, scope).token
 
 
 async def refuses(service: KeyService, *credentials: str) -> bool:
@@ -81,6 +50,16 @@ async def refuses(service: KeyService, *credentials: str) -> bool:
     return True
 
 
+async def counted(service: KeyService, key: KeyRecord) -> dict[str, int]:
+    return {bucket.outcome: bucket.images for bucket in await service.usage(key.id, "day")}
+
+
+async def logged(service: KeyService) -> list[tuple[str, object]]:
+    """The refusals in the audit log: whose, and why; newest first."""
+    entries, _ = await service.audit.page(None, 1000)
+    return [(entry.target, entry.detail["code"]) for entry in entries if entry.action == "refusal"]
+
+
 # --- making keys
 
 
@@ -88,17 +67,17 @@ async def refuses(service: KeyService, *credentials: str) -> bool:
 async def test_a_client_key_has_the_scopes_it_was_granted_and_predict(
     service: KeyService, scopes: tuple[Scope, ...]
 ) -> None:
-    key, api_key = await create(service, a_grant(*scopes))
-    assert set(key.scopes) == {*scopes, "predict"}
-    assert check_api_key(api_key) == "cli"
+    issued = await service.create(a_grant(*scopes), ADMIN)
+    assert set(issued.record.scopes) == {*scopes, "predict"}
+    assert check_api_key(issued.api_key) == "cli"
 
 
 async def test_an_admin_key_has_its_own_class_and_no_scope(service: KeyService) -> None:
     assert not await service.has_admin()
-    key, api_key = await create(service, a_grant(*SCOPES), "admin")
-    assert (key.kind, key.scopes, check_api_key(api_key)) == ("admin", (), "adm")
+    issued = await an_admin(service)
+    assert (issued.record.kind, issued.record.scopes, check_api_key(issued.api_key)) == ("admin", (), "adm")
     assert await service.has_admin()
-    caller = await service.authenticate(api_key)
+    caller = await service.authenticate(issued.api_key)
     assert not any(caller.may(scope, "tiny") for scope in SCOPES)
 
 
@@ -115,38 +94,41 @@ async def test_an_admin_key_has_its_own_class_and_no_scope(service: KeyService) 
 async def test_what_create_answers_is_what_show_says_ever_after(
     service: KeyService, expires_at: datetime | None
 ) -> None:
-    grant = a_grant(
-        "distill", expires_at=expires_at, budget=BudgetGrant(limit=7), metadata={"a": "b"}, models=("tiny",)
-    )
-    key, _ = await create(service, grant)
+    rates = (RateLimit(name="burst", limit=3, window_s=1), RateLimit(name="day", limit=9, window_s=86_400))
+    budget = BudgetGrant(limit=7, refill="monthly")
+    key = (
+        await issue(
+            service, expires_at=expires_at, budget=budget, metadata={"a": "ß\n"}, models=("tiny",), rate_limits=rates
+        )
+    ).record
     assert await service.show(key.id) == key
-    assert (key.budget.limit, key.budget.remaining, key.metadata, key.models) == (7, 7, {"a": "b"}, ("tiny",))
+    assert (key.budget.limit, key.budget.remaining, key.budget.refill) == (7, 7, "monthly")
+    assert (key.metadata, key.models, key.rate_limits, key.last_used_at) == ({"a": "ß\n"}, ("tiny",), rates, None)
 
 
 async def test_a_key_that_expires_in_the_far_future_works_today(service: KeyService) -> None:
-    _, api_key = await create(service, a_grant(expires_at=datetime(9999, 12, 31, tzinfo=UTC)))
-    assert (await service.authenticate(api_key)).key is not None
+    issued = await issue(service, expires_at=datetime(9999, 12, 31, tzinfo=UTC))
+    assert (await service.authenticate(issued.api_key)).key is not None
 
 
 async def test_a_key_is_registered_for_an_api_key_that_exists(service: KeyService) -> None:
     api_key = new_api_key("adm")
-    issued = await service.register(a_grant(), "admin", api_key)
+    issued = await service.register(a_grant(), ADMIN, "admin", api_key)
     assert (await service.authenticate(api_key)).key == issued.record
 
 
 async def test_a_record_never_shows_a_secret(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant())
-    shown = repr(await service.show(key.id)) + key.model_dump_json()
-    assert api_key[8:40] not in shown
-    assert Vault(Keyring([MASTER])).digests(api_key)[0] not in shown
+    issued = await issue(service)
+    shown = repr(issued) + repr(await service.show(issued.record.id)) + issued.record.model_dump_json()
+    shown += repr(await service.authenticate(issued.api_key, FROM))
+    assert issued.api_key[8:40] not in shown
 
 
-async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyService, clock: Clock) -> None:
-    made = []
-    for _ in range(5):
-        clock.now += 1
-        made.append((await create(service, a_grant()))[0])
-    newest_first = made[::-1]
+# --- finding keys
+
+
+async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyService) -> None:
+    newest_first = [(await issue(service)).record for _ in range(5)][::-1]
     first, cursor = await service.page(None, 2)
     second, cursor_2 = await service.page(cursor, 2)
     third, end = await service.page(cursor_2, 2)
@@ -157,84 +139,144 @@ async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyS
         await service.page("key_nobody", 2)
 
 
+async def test_a_search_finds_part_of_a_name_an_id_or_a_metadata_value_in_any_case(service: KeyService) -> None:
+    named = (await issue(service, name="Straße & Söhne")).record
+    described = (await issue(service, metadata={"owner": "A. Turing", "k": "v"})).record
+    other = (await issue(service, name="other")).record
+    expected = {
+        "STRASSE": [named],
+        "söhne": [named],
+        "turing": [described],
+        "owner": [],
+        described.id[8:].upper(): [described],
+        "key_": [other, described, named],
+        "": [other, described, named],
+        "*": [],
+        "nobody": [],
+    }
+    assert {search: (await service.page(None, 9, search))[0] for search in expected} == expected
+
+
+async def test_pages_of_a_search_hold_each_match_once(service: KeyService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "MAX_PAGE", 4)  # or hundreds of keys would have to be made
+    made = [(await issue(service, name=f"{'even' if n % 2 == 0 else 'odd'} {n}")).record for n in range(15)]
+    for size in (1, 2, 3, 7, 8, 9):
+        seen: list[KeyRecord] = []
+        cursor: str | None = None
+        for _ in range(10):
+            found, cursor = await service.page(cursor, size, "EVEN")
+            assert len(found) == size or cursor is None
+            seen += found
+            if cursor is None:
+                break
+        assert seen == made[::-2]
+
+
+async def test_a_search_that_takes_long_gives_what_it_has_and_a_cursor(
+    service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_PAGE", 4)
+    monkeypatch.setattr(service_module, "MOST_SEARCHED", 8)
+    needle = (await issue(service, name="needle")).record
+    for _ in range(10):
+        await issue(service, name="hay")
+    found, cursor = await service.page(None, 5, "needle")
+    assert found == []
+    assert await service.page(cursor, 5, "needle") == ([needle], None)
+
+
+async def test_the_usage_of_a_key_that_does_not_exist_is_unknown(service: KeyService) -> None:
+    with pytest.raises(UnknownKey):
+        await service.usage("key_nobody", "day")
+
+
 # --- authenticating
 
 
 async def test_an_api_key_and_its_token_authenticate_as_the_key_with_its_scopes(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant("distill", "unlock"))
-    expected = Caller(key, frozenset({"predict", "distill", "unlock"}))
-    assert await service.authenticate(api_key) == expected
-    assert await service.authenticate(await token_of(service, key, api_key)) == expected
+    issued = await issue(service, scopes={"distill", "unlock"})
+    for credential in (issued.api_key, token_of(service, issued.record)):
+        caller = await service.authenticate(credential, FROM)
+        assert (caller.key, caller.origin, caller.recalled) == (issued.record, FROM, False)
+        assert caller.scopes == {"predict", "distill", "unlock"}
 
 
 async def test_revoking_kills_the_api_key_and_its_token_at_once_and_no_other_key(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant())
-    token = await token_of(service, key, api_key)
-    _, other = await create(service, a_grant())
-    revoked = await service.revoke(key.id)
-    assert (revoked.state, (await service.show(key.id)).state) == ("revoked", "revoked")
-    assert await refuses(service, api_key, token)
+    issued, other = await issue(service), await issue(service)
+    token = token_of(service, issued.record)
+    revoked = await service.revoke(issued.record.id, ADMIN)
+    assert (revoked.state, (await service.show(issued.record.id)).state) == ("revoked", "revoked")
+    assert await refuses(service, issued.api_key, token)
     with pytest.raises(InvalidCredential):
-        await service.token(key.id, api_key, None)
-    assert (await service.authenticate(other)).key is not None
-    with pytest.raises(UnknownKey):
-        await service.revoke("key_nobody")
+        await service.client(issued.record.id, issued.api_key)
+    assert (await service.authenticate(other.api_key)).key is not None
 
 
 async def test_a_key_and_its_token_end_with_its_expiry(service: KeyService, clock: Clock) -> None:
-    key, api_key = await create(service, a_grant(expires_at=instant(clock.now + 100)))
-    token = await token_of(service, key, api_key)
+    issued = await issue(service, expires_at=instant(clock.now + 100))
+    token = token_of(service, issued.record)
     clock.now += 98
-    assert (await service.authenticate(api_key)).key == (await service.authenticate(token)).key == key
+    assert (await service.authenticate(issued.api_key)).key == (await service.authenticate(token)).key == issued.record
     clock.now += 3
-    assert await refuses(service, api_key, token)
+    assert await refuses(service, issued.api_key, token)
     with pytest.raises(InvalidCredential):
-        await service.token(key.id, api_key, None)
+        await service.client(issued.record.id, issued.api_key)
 
 
-async def test_a_token_of_an_earlier_epoch_is_refused(service: KeyService, mint: TokenMint) -> None:
-    key, _ = await create(service, a_grant())
-    tokens = {epoch: mint.issue(Claims(key.id, epoch, frozenset({"predict"}))) for epoch in (-1, 0, 1)}
+async def test_a_client_is_known_by_its_id_and_its_api_key(service: KeyService) -> None:
+    one, other = await issue(service), await issue(service)
+    assert await service.client(one.record.id, one.api_key) == one.record
+    for client_id, secret in ((one.record.id, other.api_key), ("", one.api_key), (one.record.id, "")):
+        with pytest.raises(InvalidCredential):
+            await service.client(client_id, secret)
+
+
+async def test_a_token_of_another_epoch_is_refused(service: KeyService, mint: TokenMint) -> None:
+    key = (await issue(service)).record
+    tokens = {epoch: mint.issue(key.id, epoch, frozenset({"predict"})) for epoch in (-1, 0, 1)}
     assert (await service.authenticate(tokens[0])).key == key
     assert await refuses(service, tokens[-1], tokens[1])
 
 
 async def test_a_key_of_an_older_master_key_is_found_after_rotation_and_ever_after_if_it_was_presented(
-    service: KeyService, store: KeyStore, mint: TokenMint, clock: Clock
+    service: KeyService, client: Redis, clock: Clock
 ) -> None:
-    key, api_key = await create(service, a_grant())
-    _, absent = await create(service, a_grant())
-    rotated = KeyService(store, Vault(Keyring([NEXT_MASTER, MASTER])), mint, clock)
-    assert (await rotated.authenticate(api_key)).key == key
-    assert (await service.authenticate(api_key)).key is not None, "a replica with the old ring still runs"
-    _, newer = await create(rotated, a_grant())
-    assert await refuses(service, newer)
-    without_old = KeyService(store, Vault(Keyring([NEXT_MASTER])), mint, clock)
-    assert await refuses(without_old, absent)
-    for credential in (api_key, newer):
+    issued, absent = await issue(service), await issue(service)
+    rotated = another_service(client, clock, [NEXT_MASTER, MASTER])
+    caller = await rotated.authenticate(issued.api_key)
+    assert caller.key is not None
+    assert caller.key.id == issued.record.id
+    await rotated.admit(caller, Ask(1, 1, "tiny"))
+    assert (await service.authenticate(issued.api_key)).key is not None, "a replica with the old ring still runs"
+    newer = await issue(rotated)
+    assert await refuses(service, newer.api_key)
+    without_old = another_service(client, clock, [NEXT_MASTER])
+    assert await refuses(without_old, absent.api_key)
+    for credential in (issued.api_key, newer.api_key):
         assert (await without_old.authenticate(credential)).key is not None
 
 
-async def test_presenting_a_revoked_key_does_not_file_it_anew(
-    service: KeyService, store: KeyStore, mint: TokenMint, clock: Clock
-) -> None:
-    key, api_key = await create(service, a_grant())
-    await service.revoke(key.id)
-    vault = Vault(Keyring([NEXT_MASTER, MASTER]))
-    assert await refuses(KeyService(store, vault, mint, clock), api_key)
+async def test_presenting_a_revoked_key_does_not_file_it_anew(service: KeyService, client: Redis, clock: Clock) -> None:
+    issued = await issue(service)
+    await service.revoke(issued.record.id, ADMIN)
+    assert await refuses(another_service(client, clock, [NEXT_MASTER, MASTER]), issued.api_key)
     with pytest.raises(InvalidCredential):
-        await store.find(vault.digests(api_key)[:1])
+        await KeyStore(client).find(Vault(Keyring([NEXT_MASTER])).digests(issued.api_key))
 
 
 async def test_every_refused_credential_gets_one_text(service: KeyService, mint: TokenMint, clock: Clock) -> None:
-    expiring, expired_key = await create(service, a_grant(expires_at=instant(clock.now + 10)))
-    expired_token = await token_of(service, expiring, expired_key)
-    revoked, revoked_key = await create(service, a_grant())
-    revoked_token = await token_of(service, revoked, revoked_key)
-    await service.revoke(revoked.id)
-    good, good_key = await create(service, a_grant())
-    admin, _ = await create(service, a_grant(), "admin")
+    expiring = await issue(service, expires_at=instant(clock.now + 10))
+    expired_token = token_of(service, expiring.record)
+    revoked, disabled, rotated = await issue(service), await issue(service), await issue(service)
+    revoked_token, rotated_token = token_of(service, revoked.record), token_of(service, rotated.record)
+    await service.revoke(revoked.record.id, ADMIN)
+    await service.disable(disabled.record.id, ADMIN)
+    await service.rotate(rotated.record.id, 0, ADMIN)
+    good, admin = await issue(service), await an_admin(service)
+    buried = token_of(service, good.record)
+    await service.tokens.revoke(good.record, buried, ADMIN)
     clock.now += 20
+    scopes = frozenset({"predict"})
     credentials = {
         "empty": "",
         "space": " ",
@@ -242,74 +284,51 @@ async def test_every_refused_credential_gets_one_text(service: KeyService, mint:
         "bad checksum": new_api_key("cli")[:-1] + "~",
         "unknown": new_api_key("cli"),
         "unknown admin": new_api_key("adm"),
-        "the id": good.id,
-        "expired": expired_key,
+        "the id": good.record.id,
+        "expired": expiring.api_key,
         "token of an expired key": expired_token,
-        "revoked": revoked_key,
+        "revoked": revoked.api_key,
         "token of a revoked key": revoked_token,
-        "with a space": good_key + " ",
+        "disabled": disabled.api_key,
+        "replaced": rotated.api_key,
+        "token of a rotated key": rotated_token,
+        "revoked token": buried,
+        "with a space": good.api_key + " ",
         "not a token": "a.b.c",
-        "token of no key": mint.issue(Claims("key_nobody", 0, frozenset({"predict"}))),
-        "token of an admin": mint.issue(Claims(admin.id, 0, frozenset({"predict"}))),
-        "token of an odd id": mint.issue(Claims("", 0, frozenset({"predict"}))),
+        "token of no key": mint.issue("key_nobody", 0, scopes),
+        "token of an admin": mint.issue(admin.record.id, 0, scopes),
+        "token of an odd id": mint.issue("", 0, scopes),
     }
     answers: dict[str, str] = {}
     for name, credential in credentials.items():
         with pytest.raises(InvalidCredential) as refusal:
             await service.authenticate(credential)
         answers[name] = f"{refusal.value.code}: {refusal.value}"
-    for client_id, secret in ((good.id, new_api_key("cli")), (revoked.id, good_key), ("key_nobody", good_key)):
+    for client_id, secret in (
+        (good.record.id, new_api_key("cli")),
+        (revoked.record.id, good.api_key),
+        ("key_nobody", good.api_key),
+    ):
         with pytest.raises(InvalidCredential) as refusal:
-            await service.token(client_id, secret, None)
+            await service.client(client_id, secret)
         answers[client_id] = f"{refusal.value.code}: {refusal.value}"
     assert len(set(answers.values())) == 1, answers
-
-
-# --- tokens
-
-
-async def test_a_token_answer_names_its_life_and_scopes(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant("unlock", "distill"))
-    assert (await service.token(key.id, api_key, None))[1:] == (900, ["distill", "predict", "unlock"])
-    assert (await service.token(key.id, api_key, "unlock  predict"))[1:] == (900, ["predict", "unlock"])
-
-
-async def test_an_admin_key_gets_no_token(service: KeyService) -> None:
-    admin, admin_key = await create(service, a_grant(), "admin")
-    for scope in (None, "predict"):
-        with pytest.raises(InvalidGrant) as refusal:
-            await service.token(admin.id, admin_key, scope)
-        assert refusal.value.oauth_error == "unauthorized_client"
-
-
-@pytest.mark.parametrize("scope", ["unlock", "predict unlock", "PREDICT", "admin", "*", "", " ", "predict,distill"])
-async def test_a_scope_that_the_key_does_not_have_is_not_given(service: KeyService, scope: str) -> None:
-    key, api_key = await create(service, a_grant("distill"))
-    with pytest.raises(InvalidGrant) as refusal:
-        await service.token(key.id, api_key, scope)
-    assert refusal.value.oauth_error == "invalid_scope"
-
-
-async def test_a_token_is_never_wider_than_its_key(service: KeyService, mint: TokenMint) -> None:
-    key, _ = await create(service, a_grant("distill"))
-    wide = mint.issue(Claims(key.id, 0, frozenset({*SCOPES, "admin"})))
-    assert (await service.authenticate(wide)).scopes == {"predict", "distill"}
-
-
-async def test_a_narrower_token_holds_only_its_own_scopes(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant("distill", "unlock"))
-    narrow = await service.authenticate(await token_of(service, key, api_key, "distill"))
-    assert {scope for scope in SCOPES if narrow.may(scope, "tiny")} == {"distill"}
-    whole = await service.authenticate(api_key)
-    assert {scope for scope in SCOPES if whole.may(scope, "tiny")} == {"predict", "distill", "unlock"}
 
 
 # --- rights
 
 
+async def test_a_narrower_token_holds_only_its_own_scopes(service: KeyService) -> None:
+    issued = await issue(service, scopes={"distill", "unlock"})
+    narrow = await service.authenticate(token_of(service, issued.record, "distill"))
+    assert {scope for scope in SCOPES if narrow.may(scope, "tiny")} == {"predict", "distill"}
+    whole = await service.authenticate(issued.api_key)
+    assert {scope for scope in SCOPES if whole.may(scope, "tiny")} == {"predict", "distill", "unlock"}
+
+
 async def test_a_key_for_some_models_has_no_right_on_others(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant("distill", models=("tiny", "cifar10")))
-    for credential in (api_key, await token_of(service, key, api_key)):
+    issued = await issue(service, models=("tiny", "cifar10"))
+    for credential in (issued.api_key, token_of(service, issued.record)):
         caller = await service.authenticate(credential)
         rights = {(scope, model) for scope in SCOPES for model in ("tiny", "cifar10", "other", "*", "tin")}
         assert {right for right in rights if caller.may(*right)} == {
@@ -318,8 +337,7 @@ async def test_a_key_for_some_models_has_no_right_on_others(service: KeyService)
 
 
 async def test_a_key_for_all_models_has_its_rights_on_each(service: KeyService) -> None:
-    _, api_key = await create(service, a_grant("distill"))
-    caller = await service.authenticate(api_key)
+    caller = await service.authenticate((await issue(service)).api_key)
     assert caller.may("distill", "any name")
     assert not caller.may("unlock", "any name")
 
@@ -327,35 +345,95 @@ async def test_a_key_for_all_models_has_its_rights_on_each(service: KeyService) 
 async def test_the_anonymous_caller_may_predict_and_has_no_budget(service: KeyService) -> None:
     assert {scope for scope in SCOPES if Caller().may(scope, "tiny")} == {"predict"}
     with pytest.raises(MissingScope):
-        await service.charge(Caller(), 1)
+        await service.admit(Caller(), Ask(1, 1, "tiny"))
+    assert await service.renewed(Caller()) == Caller()
 
 
-# --- budgets
+# --- requests
 
 
 async def test_an_api_key_and_its_token_spend_one_budget(service: KeyService) -> None:
-    key, api_key = await create(service, a_grant("distill", budget=BudgetGrant(limit=10)))
-    by_key = await service.authenticate(api_key)
-    by_token = await service.authenticate(await token_of(service, key, api_key))
-    settled, released = await service.charge(by_key, 4), await service.charge(by_token, 6)
+    issued = await issue(service, 10)
+    by_key = await service.authenticate(issued.api_key)
+    by_token = await service.authenticate(token_of(service, issued.record))
+    settled = await service.admit(by_key, Ask(4, 4, "tiny"))
+    released = await service.admit(by_token, Ask(6, 6, "tiny"))
     with pytest.raises(QuotaExceeded):
-        await service.charge(by_key, 1)
+        await service.admit(by_key, Ask(1, 1, "tiny"))
     await service.settle(settled)
     await service.release(released)
-    assert (await service.show(key.id)).budget.remaining == 6
+    assert (await service.show(issued.record.id)).budget.remaining == 6
 
 
-async def test_a_caller_that_was_authenticated_before_the_revocation_charges_nothing_after_it(
-    service: KeyService,
-) -> None:
-    key, api_key = await create(service, a_grant("distill", budget=BudgetGrant(limit=10)))
-    caller = await service.authenticate(api_key)
-    await service.revoke(key.id)
-    with pytest.raises(InvalidCredential):
-        await service.charge(caller, 1)
-    assert (await service.show(key.id)).budget.remaining == 10
+async def test_a_caller_without_a_key_is_counted_by_its_network(service: KeyService) -> None:
+    rate = RateLimit(name="anonymous", limit=3, window_s=60)
+    assert (await service.pass_window("192.0.2.1", rate, 2)).remaining == 1
+    with pytest.raises(RateLimited):
+        await service.pass_window("192.0.2.1", rate, 2)
+    assert (await service.pass_window("2001:db8::/64", rate, 2)).remaining == 1
 
 
-async def test_a_service_whose_store_answers_is_ready(service: KeyService, store: KeyStore) -> None:
+async def test_a_service_whose_store_answers_is_ready(service: KeyService) -> None:
     await service.ready()
-    await store.close()
+
+
+# --- refusals
+
+
+async def test_a_refusal_is_counted_each_time_and_logged_once_a_minute(service: KeyService, client: Redis) -> None:
+    day = RateLimit(name="day", limit=5, window_s=86_400)
+    issued = await issue(service, 2, rate_limits=(day,))
+    caller = await service.authenticate(issued.api_key, FROM)
+    for ask, error in ((Ask(3, 3, "tiny"), QuotaExceeded), (Ask(6, 0, "tiny"), RateLimited)):
+        for _ in range(3):
+            with pytest.raises(error):
+                await service.admit(caller, ask)
+    for _ in range(3):
+        await service.refused(issued.record.id, "tiny", MissingScope.code, FROM, 4)
+    assert await counted(service, issued.record) == {"quota-exceeded": 9, "rate-limited": 18, "missing-scope": 12}
+    codes = ["missing-scope", "rate-limited", "quota-exceeded"]
+    assert await logged(service) == [(issued.record.id, code) for code in codes]
+    (entry, *_), _ = await service.audit.page(None, 1)
+    assert (entry.actor, entry.request_id, entry.address) == (issued.record.id, "request-7", "192.0.2.7")
+    assert entry.detail == {"code": "missing-scope", "model": "tiny"}
+    await client.delete(f"sdb:{{{issued.record.id}}}:refused:missing-scope")
+    await service.refused(issued.record.id, "tiny", MissingScope.code, FROM, 4)
+    assert len(await logged(service)) == 4
+    assert (await service.audit.verify()).intact
+
+
+async def test_a_dead_credential_of_a_key_is_counted_and_logged_and_an_unknown_one_is_not(
+    service: KeyService, clock: Clock
+) -> None:
+    expired = await issue(service, expires_at=instant(clock.now + 10))
+    revoked = await issue(service)
+    token = token_of(service, revoked.record)
+    caller = await service.authenticate(revoked.api_key)
+    await service.revoke(revoked.record.id, ADMIN)
+    clock.now += 11
+    before = await logged(service)
+    assert await refuses(service, expired.api_key, token, revoked.api_key, new_api_key("cli"), "a.b.c")
+    with pytest.raises(InvalidCredential):
+        await service.admit(caller, Ask(5, 5, "tiny"))
+    assert before == []
+    assert await logged(service) == [(key.record.id, "invalid-credential") for key in (revoked, expired)]
+    assert await counted(service, expired.record) == {}, "no image was looked at"
+    assert (await service.usage(revoked.record.id, "day"))[-1].images == 5
+
+
+async def test_who_was_authenticated_before_the_key_was_changed_charges_nothing_after_it(service: KeyService) -> None:
+    issued = await issue(service, 10)
+    caller = await service.authenticate(issued.api_key)
+    assert caller.proof == Proof(Vault(Keyring([MASTER])).digests(issued.api_key)[0])
+    await service.revoke(issued.record.id, ADMIN)
+    with pytest.raises(InvalidCredential):
+        await service.admit(caller, Ask(1, 1, "tiny"))
+    assert (await service.show(issued.record.id)).budget.remaining == 10
+
+
+async def test_a_request_is_used_when_it_is_made(service: KeyService) -> None:
+    issued = await issue(service)
+    await service.admit(await service.authenticate(issued.api_key), Ask(1, 0, "tiny"))
+    used = (await service.show(issued.record.id)).last_used_at
+    assert used is not None
+    assert abs(used.timestamp() - time.time()) < 5

@@ -1,7 +1,6 @@
-"""Keys and budgets in a real store: the embedded Valkey, and redis-server where the machine has one."""
+"""Keys in a real store: the embedded Valkey, and redis-server where the machine has one."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,29 +11,32 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.crc import key_slot
 
-from keys.connection import SCRIPTS, connect
-from keys.errors import ConfigurationError, InvalidCredential, QuotaExceeded, StoreUnavailable, UnknownKey
+from keys.budget_store import Ask
+from keys.connection import connect
+from keys.errors import ConfigurationError, InvalidCredential, StoreUnavailable, UnknownKey
 from keys.image_keys import ImageKeyGrant
-from keys.material import Keyring, Vault, check_api_key, to_text
-from keys.records import MAX_BUDGET, Budget, Hold, KeyGrant, KeyRecord, instant
-from keys.service import KeyService
-from keys.store import KeyStore
-from keys.tokens import TokenMint
-from tests.keys.conftest import NOON, Serve, a_record, digest_of, insert
+from keys.material import check_api_key, to_text
+from keys.records import MAX_BUDGET, Act, Budget, Idempotency, KeyGrant, KeyRecord, Proof, RateLimit, Seal
+from keys.store import Change, KeyStore, Logged, Snapshot, replacement, rotation, top_up
+from tests.keys.conftest import (
+    ADMIN,
+    MASTER,
+    NEXT_MASTER,
+    NOON,
+    Clock,
+    Serve,
+    a_record,
+    another_service,
+    change,
+    commit,
+    digest_of,
+    insert,
+)
 
-
-async def remaining(store: KeyStore, record: KeyRecord) -> int | None:
-    return (await store.get(record.id)).budget.remaining
-
-
-async def charge_by_script(client: Redis, record: KeyRecord, count: int, member: str, life_ms: int) -> list[str]:
-    """What the store sends, with a hold member and a life of the test's choice."""
-    script = client.register_script((SCRIPTS / "charge.lua").read_text())
-    names = [f"sdb:{{{record.id}}}", f"sdb:{{{record.id}}}:holds"]
-    verdict: list[str] = await script(keys=names, args=[record.epoch, count, member, life_ms])
-    return verdict
-
+LOGGED = Logged("entry", "head", "name", "result", 60)
+NOTHING = Snapshot(0, {}, {}, "", None)
 
 # --- records
 
@@ -44,10 +46,16 @@ RECORDS: dict[str, dict[str, Any]] = {
     "unlimited": {"limit": None},
     "no budget": {"limit": 0},
     "greatest budget": {"limit": MAX_BUDGET},
+    "rate limits": {
+        "rate_limits": (
+            RateLimit(name="burst", limit=1, window_s=1),
+            RateLimit(name="0-9", limit=MAX_BUDGET, window_s=31 * 24 * 3600),
+        )
+    },
     "expiring": {"expires_at": NOON + timedelta(days=365)},
     "expiring in the far future": {"expires_at": datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)},
     "admin": {"kind": "admin", "scopes": (), "metadata": {}},
-    "disabled": {"state": "disabled", "epoch": 7},
+    "disabled": {"state": "disabled", "epoch": 7, "revision": 12},
 }
 
 
@@ -55,12 +63,20 @@ RECORDS: dict[str, dict[str, Any]] = {
 async def test_a_key_is_got_and_found_as_it_was_inserted(store: KeyStore, changes: dict[str, Any]) -> None:
     record = await insert(store, **changes)
     assert await store.get(record.id) == record
-    assert await store.find([digest_of(record)]) == record
+    assert await store.find([digest_of(record)]) == (record, digest_of(record))
+    assert await store.page(None, 10) == [record]
+
+
+@pytest.mark.parametrize("changes", RECORDS.values(), ids=RECORDS.keys())
+async def test_a_key_that_is_replaced_is_got_as_its_replacement(store: KeyStore, changes: dict[str, Any]) -> None:
+    before, after = await insert(store), a_record(**changes)
+    fields = {name: getattr(after, name) for name in type(after).model_fields} | {"id": before.id, "revision": 1}
+    assert await change(store, before, **fields) == KeyRecord(**fields)
 
 
 async def test_a_key_is_found_under_any_of_the_digests_of_a_rotated_master_key(store: KeyStore) -> None:
     record = await insert(store)
-    assert await store.find(["0" * 64, digest_of(record)]) == record
+    assert await store.find(["0" * 64, digest_of(record)]) == (record, digest_of(record))
 
 
 async def test_an_unknown_digest_is_an_invalid_credential(store: KeyStore) -> None:
@@ -71,14 +87,30 @@ async def test_an_unknown_digest_is_an_invalid_credential(store: KeyStore) -> No
 
 
 @pytest.mark.parametrize("key_id", ["", "key_nobody", "digest:0", "keys", "*", "{}", "key\x00\r\n"])
-async def test_an_unknown_id_is_unknown_to_get_and_revoke(store: KeyStore, key_id: str) -> None:
+async def test_an_unknown_id_is_unknown_and_reading_it_makes_nothing(
+    store: KeyStore, client: Redis, key_id: str
+) -> None:
     await insert(store)
+    before = await client.dbsize()
+    for _ in range(2):
+        with pytest.raises(UnknownKey):
+            await store.get(key_id)
     with pytest.raises(UnknownKey):
-        await store.get(key_id)
-    with pytest.raises(UnknownKey):
-        await store.revoke(key_id)
-    with pytest.raises(UnknownKey):
-        await store.get(key_id)
+        _ = (await store.snapshot(key_id, "change")).record
+    assert await client.dbsize() == before
+
+
+async def test_all_that_a_key_owns_lies_in_its_slot(store: KeyStore, client: Redis) -> None:
+    key = await insert(store, rate_limits=(RateLimit(name="burst", limit=9, window_s=60),))
+    ask = Ask(1, 1, "tiny", Idempotency("name", "f"), (Seal("img_a", bytes(12), None),))
+    await store.budgets.settle(await store.budgets.admit(key, Proof(digest_of(key)), ask))
+    await store.budgets.refused(key.id, "tiny", "missing-scope", 1)
+    names = [str(name) async for name in client.scan_iter(match=f"*{key.id}*")]
+    assert len(names) == 7
+    assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+# --- pages
 
 
 async def test_pages_run_from_the_newest_to_the_oldest_and_hold_each_key_once(store: KeyStore) -> None:
@@ -92,8 +124,8 @@ async def test_pages_run_from_the_newest_to_the_oldest_and_hold_each_key_once(st
     assert await store.page(third[-1].id, 2) == []
 
 
-async def test_pages_hold_keys_of_the_same_second_once(store: KeyStore) -> None:
-    made = {(await insert(store)).id for _ in range(7)}
+async def test_keys_that_are_made_at_once_are_each_on_one_page(store: KeyStore) -> None:
+    made = {record.id for record in await asyncio.gather(*(insert(store) for _ in range(7)))}
     seen: list[str] = []
     while found := await store.page(seen[-1] if seen else None, 3):
         seen += [record.id for record in found]
@@ -111,192 +143,161 @@ async def test_an_empty_store_has_an_empty_page(store: KeyStore) -> None:
     assert await store.page(None, 10) == []
 
 
+# --- the first admin, and the layout
+
+
 async def test_an_admin_was_made_once_the_first_one_is_inserted_even_if_it_is_revoked(store: KeyStore) -> None:
     await insert(store)
     assert not await store.has_admin()
     admin = await insert(store, kind="admin")
     assert await store.has_admin()
-    await store.revoke(admin.id)
+    await change(store, admin, state="revoked")
     assert await store.has_admin()
 
 
-async def test_revoking_is_final_idempotent_and_changes_the_epoch_once(store: KeyStore) -> None:
+@pytest.mark.parametrize("layout", [None, "1", "3"])
+async def test_a_store_of_another_layout_is_refused(store: KeyStore, client: Redis, layout: str | None) -> None:
+    await insert(store, kind="admin")
+    if layout is None:
+        await client.delete("sdb:layout")
+    else:
+        await client.set("sdb:layout", layout)
+    with pytest.raises(ConfigurationError, match="earlier version"):
+        await store.has_admin()
+
+
+# --- changes
+
+
+async def test_a_change_is_made_only_if_neither_the_key_nor_the_log_has_moved(store: KeyStore) -> None:
+    record, other = await insert(store, 10), await insert(store, 10)
+    more = Change(top_up(record.id, 1), ledger=("top-up", 1))
+    planned = await store.snapshot(record.id, "late")
+    await change(store, other, name="the log moves")
+    assert await store.commit(record.id, planned, more, LOGGED) is None
+    planned = await store.snapshot(record.id, "late")
+    assert await store.image_keys.reseal(record.id, "img_nobody", "", "") is False
+    await change(store, record, name="both move")
+    assert await store.commit(record.id, planned, more, LOGGED) is None
+    assert (await store.get(record.id)).budget.granted == 0
+    assert await store.commit(record.id, await store.snapshot(record.id, "late"), more, LOGGED) == "result"
+    assert (await store.get(record.id)).budget.granted == 1
+
+
+async def test_a_change_of_a_name_is_made_once_and_gives_the_same_ever_after(store: KeyStore) -> None:
+    """A client that has lost the reply sends the very same again."""
+    record = await insert(store, 10)
+    planned, more = await store.snapshot(record.id, "name"), Change(top_up(record.id, 5), ledger=("top-up", 5))
+    assert [await store.commit(record.id, planned, more, LOGGED) for _ in range(3)] == ["result"] * 3
+    later = Logged("another entry", "another head", "name", "another result", 60)
+    assert await store.commit(record.id, await store.snapshot(record.id, "name"), more, later) == "result"
+    assert (await store.get(record.id)).budget.granted == 5
+    assert [line["kind"] for line in await store.budgets.ledger(record.id, 10)] == ["top-up"]
+    assert (await store.entries_after("0-0", 10))[1] == "head"
+    assert (await store.snapshot(record.id, "name")).done == "result"
+
+
+async def test_of_twenty_changes_planned_on_one_snapshot_one_is_made(store: KeyStore) -> None:
+    record = await insert(store, 10)
+    planned = await store.snapshot(record.id, "")
+    calls = [
+        store.commit(record.id, planned, Change(top_up(record.id, 1)), Logged("e", "h", f"{n}", "made", 60))
+        for n in range(20)
+    ]
+    assert sorted(await asyncio.gather(*calls), key=str) == [None] * 19 + ["made"]
+    assert (await store.get(record.id)).budget.granted == 1
+
+
+async def test_a_change_leaves_charges_alone_that_come_after_it_was_planned(store: KeyStore) -> None:
+    record = await insert(store, 10)
+    planned = await store.snapshot(record.id, "")
+    await store.budgets.admit(record, Proof(digest_of(record)), Ask(4, 4, "tiny"))
+    new = record.model_copy(update={"revision": 1, "budget": Budget(limit=6, remaining=6)})
+    assert await store.commit(record.id, planned, Change(replacement(record, new)), LOGGED) == "result"
+    assert (await store.get(record.id)).budget.remaining == 2
+
+
+async def test_a_retired_digest_finds_the_key_until_its_time_is_over(store: KeyStore, client: Redis) -> None:
     record = await insert(store)
-    await asyncio.gather(*(store.revoke(record.id) for _ in range(10)))
-    expected = record.model_copy(update={"state": "revoked", "epoch": 1})
-    assert await store.get(record.id) == expected
-    await store.revoke(record.id)
-    assert await store.get(record.id) == expected
-    assert await store.find([digest_of(record)]) == expected
-
-
-async def test_revoking_a_key_leaves_the_others_alone(store: KeyStore) -> None:
-    one, other = await insert(store), await insert(store)
-    await store.revoke(one.id)
-    assert await store.get(other.id) == other
-
-
-# --- budgets
-
-
-async def test_two_hundred_charges_at_once_on_a_budget_of_fifty_hold_exactly_fifty(store: KeyStore) -> None:
-    record = await insert(store, 50)
-    outcomes = await asyncio.gather(*(store.charge(record, 1) for _ in range(200)), return_exceptions=True)
-    held = [outcome for outcome in outcomes if isinstance(outcome, Hold)]
-    refused = [outcome for outcome in outcomes if isinstance(outcome, QuotaExceeded)]
-    assert (len(held), len(refused)) == (50, 150), {type(outcome) for outcome in outcomes}
-    assert sorted(hold.budget.remaining or 0 for hold in held) == list(range(50))
-    assert len({hold.member for hold in held}) == 50
-    assert await remaining(store, record) == 0
-
-
-async def test_charges_from_several_clients_at_once_hold_exactly_the_budget(url: str) -> None:
-    async with connect(url) as one, connect(url) as two, connect(url) as three:
-        stores = [KeyStore(client) for client in (one, two, three)]
-        record = await insert(stores[0], 50)
-        calls = (stores[turn % 3].charge(record, 1 + turn % 3) for turn in range(200))
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        held = [outcome.count for outcome in outcomes if isinstance(outcome, Hold)]
-        assert {type(outcome) for outcome in outcomes} == {Hold, QuotaExceeded}
-        assert sum(held) == 50
-        assert await remaining(stores[0], record) == 0
-
-
-async def test_a_charge_beyond_what_is_left_charges_nothing_and_says_what_is_left(store: KeyStore) -> None:
-    record = await insert(store, 10)
-    assert (await store.charge(record, 7)).budget == Budget(limit=10, remaining=3)
-    with pytest.raises(QuotaExceeded) as refusal:
-        await store.charge(record, 4)
-    assert (refusal.value.limit, refusal.value.remaining) == (10, 3)
-    assert await remaining(store, record) == 3
-    assert (await store.charge(record, 3)).budget.remaining == 0
-
-
-async def test_the_greatest_budget_is_counted_exactly(store: KeyStore) -> None:
-    record = await insert(store, MAX_BUDGET)
-    assert (await store.charge(record, 1)).budget == Budget(limit=MAX_BUDGET, remaining=MAX_BUDGET - 1)
-    await store.charge(record, MAX_BUDGET - 2)
-    assert await remaining(store, record) == 1
-    with pytest.raises(QuotaExceeded):
-        await store.charge(record, 2)
-
-
-async def test_a_budget_of_nothing_gives_nothing(store: KeyStore) -> None:
-    record = await insert(store, 0)
-    with pytest.raises(QuotaExceeded):
-        await store.charge(record, 1)
-
-
-async def test_an_unlimited_budget_is_never_spent(store: KeyStore) -> None:
-    record = await insert(store, None)
-    for _ in range(3):
-        hold = await store.charge(record, 10**9)
-        assert hold.budget == Budget(limit=None, remaining=None)
-    await store.release(hold)
-    assert await remaining(store, record) is None
-
-
-async def test_a_release_gives_back_exactly_once(store: KeyStore) -> None:
-    record = await insert(store, 10)
-    kept, given_back = await store.charge(record, 2), await store.charge(record, 3)
-    await asyncio.gather(*(store.release(given_back) for _ in range(5)))
-    await store.release(given_back)
-    assert await remaining(store, record) == 8
-    await store.release(kept)
-    assert await remaining(store, record) == 10
-
-
-async def test_a_settled_charge_is_final(store: KeyStore) -> None:
-    record = await insert(store, 10)
-    hold = await store.charge(record, 3)
-    await store.settle(hold)
-    await store.release(hold)
-    assert await remaining(store, record) == 7
-
-
-async def test_a_charge_that_was_given_back_cannot_be_settled(store: KeyStore, client: Redis) -> None:
-    """Or two answers could leave for one part of the budget."""
-    record = await insert(store, 10)
-    await charge_by_script(client, record, 10, "late:10", 1)
-    await asyncio.sleep(0.02)
-    kept = await store.charge(record, 10)
-    with pytest.raises(StoreUnavailable):
-        await store.settle(Hold(record.id, "late:10", 10, record.budget))
-    await store.settle(kept)
-    assert await remaining(store, record) == 0
-
-
-async def insert_with_holds(store: KeyStore, client: Redis) -> KeyRecord:
-    """A key with a budget of 10: 6 held until just now, 3 held for a minute."""
-    record = await insert(store, 10)
-    await charge_by_script(client, record, 6, "late:6", 1)
-    await charge_by_script(client, record, 3, "live:3", 60_000)
-    await asyncio.sleep(0.02)
-    return record
-
-
-async def test_an_expired_hold_counts_as_given_back_without_a_further_charge(store: KeyStore, client: Redis) -> None:
-    record = await insert_with_holds(store, client)
-    assert await remaining(store, record) == 7
-    assert [key.budget.remaining for key in await store.page(None, 10)] == [7]
-
-
-async def test_a_charge_asked_for_again_with_its_member_is_charged_once(store: KeyStore, client: Redis) -> None:
-    record = await insert(store, 10)
-    for _ in range(3):
-        assert await charge_by_script(client, record, 10, "abc:10", 60_000) == ["held", "10", "0"]
-    assert await remaining(store, record) == 0
-
-
-async def test_an_expired_hold_is_given_back_by_the_next_charge_and_only_once(store: KeyStore, client: Redis) -> None:
-    record = await insert_with_holds(store, client)
-    assert (await store.charge(record, 7)).budget.remaining == 0
-    await store.release(Hold(record.id, "late:6", 6, record.budget))
-    assert await remaining(store, record) == 0
-
-
-async def test_a_settled_charge_does_not_expire(store: KeyStore, client: Redis) -> None:
-    record = await insert(store, 10)
-    await charge_by_script(client, record, 6, "done:6", 20)
-    await store.settle(Hold(record.id, "done:6", 6, record.budget))
-    await asyncio.sleep(0.04)
-    assert (await store.charge(record, 1)).budget.remaining == 3
-
-
-async def test_one_key_does_not_spend_the_budget_of_another(store: KeyStore) -> None:
-    one, other = await insert(store, 10), await insert(store, 10)
-    await store.charge(one, 10)
-    assert await remaining(store, other) == 10
-
-
-@pytest.mark.parametrize("changes", [{"state": "disabled"}, {"state": "revoked"}, {"expires_at": NOON}])
-async def test_a_key_that_is_not_usable_charges_nothing(store: KeyStore, changes: dict[str, Any]) -> None:
-    record = await insert(store, 10, **changes)
+    await _rotate(store, record, "a" * 64, 60)
+    assert {(await store.find([digest]))[0].revision for digest in (digest_of(record), "a" * 64)} == {1}
+    await client.hset(f"sdb:{{{record.id}}}", f"digest:{digest_of(record)}", str(int(1000 * time.time())))
     with pytest.raises(InvalidCredential):
-        await store.charge(record, 1)
-    assert await remaining(store, record) == 10
+        await store.find([digest_of(record)])
+    await _rotate(store, record, "b" * 64, 0)
+    assert (await store.find(["b" * 64]))[0].revision == 2
+    for digest in (digest_of(record), "a" * 64):
+        assert not await client.exists(f"sdb:digest:{digest}"), "nothing is left of it"
+        assert not await client.hexists(f"sdb:{{{record.id}}}", f"digest:{digest}")
 
 
-async def test_a_key_with_time_left_charges(store: KeyStore) -> None:
-    record = await insert(store, 10, expires_at=instant(time.time() + 60))
-    assert (await store.charge(record, 1)).budget.remaining == 9
+async def _rotate(store: KeyStore, record: KeyRecord, digest: str, overlap_s: int) -> None:
+    await commit(
+        store,
+        record.id,
+        lambda snapshot: Change(
+            rotation(
+                snapshot,
+                snapshot.record.model_copy(update={"revision": snapshot.record.revision + 1}),
+                digest,
+                overlap_s,
+            )
+        ),
+    )
 
 
-async def test_a_key_that_was_revoked_or_rotated_since_it_was_read_charges_nothing(store: KeyStore) -> None:
-    record = await insert(store, 10)
+# --- filing under a new master key
+
+
+async def test_a_key_that_is_filed_again_is_found_by_either_digest(store: KeyStore) -> None:
+    record = await insert(store)
+    await store.refile(record.id, ["a" * 64, "b" * 64, digest_of(record)], "new")
+    for digest in ("a" * 64, digest_of(record)):
+        assert (await store.find([digest]))[0].master == "new"
     with pytest.raises(InvalidCredential):
-        await store.charge(record.model_copy(update={"epoch": 1}), 1)
-    await store.revoke(record.id)
-    for epoch in (0, 1):
-        with pytest.raises(InvalidCredential):
-            await store.charge(record.model_copy(update={"epoch": epoch}), 1)
-    assert await remaining(store, record) == 10
+        await store.find(["b" * 64])
 
 
-async def test_a_key_that_is_not_in_the_store_charges_nothing(store: KeyStore, client: Redis) -> None:
+async def test_an_api_key_that_was_replaced_is_not_filed_again(store: KeyStore) -> None:
+    record = await insert(store)
+    await _rotate(store, record, "a" * 64, 0)
+    await store.refile(record.id, ["c" * 64, digest_of(record)], "new")
     with pytest.raises(InvalidCredential):
-        await store.charge(a_record(), 1)
-    assert await client.dbsize() == 0
+        await store.find(["c" * 64])
+    assert (await store.get(record.id)).master == record.master
+
+
+async def test_an_api_key_in_its_overlap_ends_under_the_new_master_key_as_under_the_old(
+    store: KeyStore, client: Redis
+) -> None:
+    record = await insert(store)
+    await _rotate(store, record, "a" * 64, 60)
+    await store.refile(record.id, ["c" * 64, digest_of(record)], "new")
+    ends = await client.hmget(f"sdb:{{{record.id}}}", [f"digest:{'c' * 64}", f"digest:{digest_of(record)}"])
+    assert ends[0] == ends[1] != ""
+    assert (await store.get(record.id)).master == record.master, "its successor still needs the old master key"
+
+
+async def test_a_rotation_that_did_not_see_a_digest_filed_is_planned_anew(store: KeyStore) -> None:
+    """Or the replaced API key would be good for ever, under the new master key."""
+    record = await insert(store)
+    planned = await store.snapshot(record.id, "")
+    await store.refile(record.id, ["c" * 64, digest_of(record)], "new")
+    new = record.model_copy(update={"revision": record.revision + 1})
+    assert await store.commit(record.id, planned, Change(rotation(planned, new, "a" * 64, 0)), LOGGED) is None
+
+
+async def test_an_api_key_that_is_replaced_while_it_is_filed_is_gone(store: KeyStore) -> None:
+    """Whichever of the two comes first."""
+    for number in range(20):
+        record, digests = await insert(store), [f"{number:064x}", f"a{number:063x}"]
+        await asyncio.gather(
+            store.refile(record.id, [digests[0], digest_of(record)], "new"), _rotate(store, record, digests[1], 0)
+        )
+        assert (await store.find([digests[1]]))[0].id == record.id
+        for digest in (digests[0], digest_of(record)):
+            with pytest.raises(InvalidCredential):
+                await store.find([digest])
 
 
 # --- what the store must not know
@@ -313,51 +314,65 @@ async def _content(client: Redis, name: str) -> tuple[str, object]:
             return name, await client.smembers(name)
         case "zset":
             return name, await client.zrange(name, 0, -1, withscores=True)
+        case "stream":
+            return name, await client.xrange(name)
         case other:
             raise AssertionError(f"{name} is a {other!r}")
 
 
-async def test_nothing_in_the_store_contains_an_api_key(store: KeyStore, client: Redis) -> None:
-    ring = Keyring([hashlib.sha256(b"master").digest()])
-    service = KeyService(store, Vault(ring), TokenMint(ring, 900, time.time), time.time)
+async def test_nothing_in_the_store_contains_a_secret(client: Redis, clock: Clock) -> None:
+    service = another_service(client, clock)
     grant = KeyGrant(name="partner", scopes=frozenset({"distill", "decrypt"}), image_key=ImageKeyGrant(scheme="sealed"))
-    issued = await service.create(grant)
-    record, api_key = issued.record, issued.api_key
-    token, _, _ = await service.token(record.id, api_key, None)
-    await service.charge(await service.authenticate(api_key), 2)
-    await service.charge(await service.authenticate(token), 2)
-    admin_key = (await service.create(KeyGrant(name="admin"), "admin")).api_key
+    act = Act("cli", idempotency_key="again")
+    issued = await service.create(grant, act)
+    token = service.tokens.issue(issued.record, None).token
+    for credential in (issued.api_key, token):
+        admission = await service.admit(
+            await service.authenticate(credential), Ask(2, 2, "tiny", Idempotency("name", "f"))
+        )
+        if not admission.replayed:
+            await service.settle(admission)
+    admin = await service.create(KeyGrant(name="admin"), ADMIN, "admin")
+    session = await service.sessions.start(admin.record)
+    image_key = await service.image_keys.issue(issued.record.id, ImageKeyGrant(scheme="sealed"), 60, ADMIN)
+    rotated = await service.rotate(issued.record.id, 60, Act("cli", idempotency_key="rotation"))
+    await another_service(client, clock, [NEXT_MASTER, MASTER]).authenticate(rotated.api_key)
+    await service.tokens.revoke(admin.record, token, ADMIN)
     content = [await _content(client, str(name)) async for name in client.scan_iter()]
     dump = repr(content)
-    assert record.id in dump, "the dump is of this store"
-    for secret in (api_key, admin_key):
+    assert issued.record.id in dump, "the dump is of this store"
+    assert "token.revoke" in dump, "and has its log"
+    for secret in (issued.api_key, admin.api_key, rotated.api_key):
         assert check_api_key(secret)
         assert secret not in dump
         assert secret[8:40] not in dump
     assert token.rpartition(".")[2] not in dump
+    assert session not in dump
     assert issued.image_key is not None
-    assert to_text(issued.image_key.secret) not in dump
+    for image_secret in (issued.image_key.secret, image_key.secret, MASTER, NEXT_MASTER):
+        assert to_text(image_secret) not in dump
+        assert image_secret.hex() not in dump
 
 
 # --- a store that is gone
 
-CALLS: dict[str, Callable[[KeyStore, KeyRecord, Hold], Awaitable[object]]] = {
-    "ping": lambda store, *_: store.ping(),
-    "insert": lambda store, *_: store.insert(a_record(), "0" * 64),
-    "find": lambda store, record, _: store.find([digest_of(record)]),
-    "get": lambda store, record, _: store.get(record.id),
-    "refile": lambda store, record, _: store.refile(record, [digest_of(record)], "5f0c"),
-    "page": lambda store, *_: store.page(None, 10),
-    "has_admin": lambda store, *_: store.has_admin(),
-    "revoke": lambda store, record, _: store.revoke(record.id),
-    "charge": lambda store, record, _: store.charge(record, 1),
-    "settle": lambda store, _, hold: store.settle(hold),
-    "release": lambda store, _, hold: store.release(hold),
+CALLS: dict[str, Callable[[KeyStore, KeyRecord], Awaitable[object]]] = {
+    "ping": lambda store, _: store.ping(),
+    "find": lambda store, record: store.find([digest_of(record)]),
+    "get": lambda store, record: store.get(record.id),
+    "refile": lambda store, record: store.refile(record.id, ["0" * 64, digest_of(record)], "5f0c"),
+    "page": lambda store, _: store.page(None, 10),
+    "has_admin": lambda store, _: store.has_admin(),
+    "snapshot": lambda store, record: store.snapshot(record.id, "name"),
+    "entries": lambda store, _: store.entries(10),
+    "entries_after": lambda store, _: store.entries_after("0-0", 10),
+    "commit": lambda store, record: store.commit(record.id, NOTHING, Change([]), LOGGED),
 }
 
 
 def test_the_outage_test_calls_every_method() -> None:
-    assert {name for name in vars(KeyStore) if not name.startswith("_")} - {"close"} == set(CALLS)
+    """But for the end of the store, and the wait for replicas, which this one has not."""
+    assert {name for name in vars(KeyStore) if not name.startswith("_")} == set(CALLS) | {"close", "heard"}
 
 
 async def test_without_its_server_every_method_says_so_and_with_it_all_is_as_before(
@@ -365,21 +380,18 @@ async def test_without_its_server_every_method_says_so_and_with_it_all_is_as_bef
 ) -> None:
     with serve(tmp_path) as url:
         store = KeyStore(connect(url))
-        record = await insert(store, 10)
-        hold, settled = await store.charge(record, 2), await store.charge(record, 3)
-        await store.settle(settled)
+        record, other = await insert(store, 10), await insert(store, 10)
+        await change(store, record, name="renamed")
+        pages = await store.page(None, 10)
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(store.close)
-        outcomes = await asyncio.gather(*(call(store, record, hold) for call in CALLS.values()), return_exceptions=True)
+        outcomes = await asyncio.gather(*(call(store, record) for call in CALLS.values()), return_exceptions=True)
         assert {name: type(outcome) for name, outcome in zip(CALLS, outcomes, strict=True)} == dict.fromkeys(
             CALLS, StoreUnavailable
         )
         with serve(tmp_path):
-            assert await remaining(store, record) == 5
-            assert (await store.charge(record, 1)).budget.remaining == 4
-            await store.release(hold)
-            assert await remaining(store, record) == 6
-            await store.revoke(record.id)
+            assert await store.page(None, 10) == pages
+            assert (await change(store, other, state="revoked")).state == "revoked"
 
 
 # --- the address

@@ -1,0 +1,62 @@
+"""`sdb keys image-keys` and its kin: what opens a client's encrypted images, and sealing it all anew."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from app.commands import grants
+from app.commands.output import report
+from app.commands.service import ACT, run
+from app.key_schemas import NewImageKey
+from app.settings import Settings
+from app.state import State
+from keys.errors import ConfigurationError
+from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, ImageKeyGrant
+
+commands = typer.Typer()
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+OverlapS = Annotated[int, typer.Option(min=0, max=MAX_OVERLAP_S, help="seconds that it still opens images")]
+SCHEME = "sealed, or pixel:TRANSFORM:BLOCK like pixel:shf:4"
+
+
+@commands.command()
+def image_keys(key_id: str, as_json: Json = False) -> None:
+    """The image keys of a key, newest first, the retired ones too; never a secret."""
+    found = run(lambda keys: keys.image_keys.of(key_id))
+    report([image_key.model_dump(mode="json") for image_key in found], as_json)
+
+
+@commands.command()
+def new_image_key(
+    key_id: str,
+    scheme: Annotated[str, typer.Argument(help=SCHEME)],
+    overlap_s: OverlapS = DEFAULT_OVERLAP_S,
+    as_json: Json = False,
+) -> None:
+    """Issue an image key; active ones of its scheme retire. Its secret is printed once and can never be shown again."""
+    grant = grants.granted(ImageKeyGrant, grants.image_key(scheme))
+    issued = run(lambda keys: keys.image_keys.issue(key_id, grant, overlap_s, ACT))
+    report(NewImageKey.of(issued).model_dump(mode="json"), as_json)
+
+
+@commands.command()
+def retire_image_key(key_id: str, kid: str, overlap_s: OverlapS = 0, as_json: Json = False) -> None:
+    """Let an image key end."""
+    retired = run(lambda keys: keys.image_keys.retire(key_id, kid, overlap_s, ACT))
+    report(retired.model_dump(mode="json"), as_json)
+
+
+@commands.command()
+def rewrap(as_json: Json = False) -> None:
+    """Seal every stored secret under the newest master key, after SDB_MASTER_KEY was given a new first one.
+
+    May be stopped and run again. The old master key may be dropped when every server and every `sdb` has run with the
+    new one first, a rewrap after that finds nothing `unreadable`, and no key that is still needed is `waiting`: a
+    waiting API key was not presented since the rotation, and is lost with the old master key.
+    """
+    models = State(Settings.from_environment()).rewrap()
+    image_secrets, waiting = run(lambda keys: keys.rewrap())
+    report({"model_secrets": asdict(models), "image_keys": asdict(image_secrets), "waiting": waiting}, as_json)
+    if models.unreadable or image_secrets.unreadable:
+        raise ConfigurationError("some secrets do not open with SDB_MASTER_KEY; keep the master key that sealed them")
