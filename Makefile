@@ -15,11 +15,14 @@ $(READY): requirements.lock pyproject.toml client/pyproject.toml
 serve: $(READY) ## start the server on http://127.0.0.1:8000 with the shipped model
 	$(BIN)/sdb serve
 
+# Two processes of one thread each: torch's own threads would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 test: $(READY) ## the default suite, under five minutes on two cores
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: $(READY) ## the slow suite: real training, interrupted and resumed
-	$(BIN)/pytest -m slow --timeout 1200
+	$(PYTEST) -m slow --timeout 1200
 
 lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/ruff format --check .

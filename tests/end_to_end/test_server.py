@@ -14,8 +14,16 @@ from tests.conftest import Server, bearer, free_port, start_server
 
 
 @pytest.fixture
-def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
+def mortal(tmp_path: Path, zoo: Path) -> Iterator[Server]:
+    """A server that a test may kill."""
     running = start_server(tmp_path / "var", zoo, free_port())
+    yield running
+    stop(running, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
+    running = start_server(tmp_path_factory.mktemp("server") / "var", zoo, free_port())
     yield running
     stop(running, signal.SIGTERM)
 
@@ -59,13 +67,13 @@ def test_two_hundred_parallel_requests_on_a_budget_of_fifty_serve_exactly_fifty(
     assert remaining(server, access) == 0
 
 
-def test_keys_and_budgets_survive_a_killed_server(server: Server, photo: bytes, zoo: Path) -> None:
-    key = issue(server, 50)
+def test_keys_and_budgets_survive_a_killed_server(mortal: Server, photo: bytes, zoo: Path) -> None:
+    key = issue(mortal, 50)
     for _ in range(7):
-        assert predict(server, photo, key["api_key"]).status_code == 200
-    access = token(server, key)
-    stop(server, signal.SIGKILL)
-    again = start_server(server.state_dir, zoo, free_port())
+        assert predict(mortal, photo, key["api_key"]).status_code == 200
+    access = token(mortal, key)
+    stop(mortal, signal.SIGKILL)
+    again = start_server(mortal.state_dir, zoo, free_port())
     try:
         assert remaining(again, key["api_key"]) == 43
         assert predict(again, photo, access).json()["budget"] == {"remaining": 42, "limit": 50}
@@ -74,20 +82,20 @@ def test_keys_and_budgets_survive_a_killed_server(server: Server, photo: bytes, 
         assert stop(again, signal.SIGTERM) == 0
 
 
-def test_a_terminated_server_answers_what_it_has_begun(server: Server, photo: bytes) -> None:
-    key = issue(server, 8 * 100)
-    url, headers = f"{server.url}/v1/models/tiny/predict?views=10", bearer(key["api_key"])
+def test_a_terminated_server_answers_what_it_has_begun(mortal: Server, photo: bytes) -> None:
+    key = issue(mortal, 8 * 100)
+    url, headers = f"{mortal.url}/v1/models/tiny/predict?views=10", bearer(key["api_key"])
 
     def ask(_: int) -> int:
         return httpx.post(url, files=[("image", photo)] * 10, headers=headers, timeout=60).status_code
 
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(ask, range(8))
-        while remaining(server, key["api_key"]):
+        while remaining(mortal, key["api_key"]):
             time.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
+        mortal.process.send_signal(signal.SIGTERM)
         assert list(answers) == [200] * 8
-    assert server.process.wait(30) == 0
+    assert mortal.process.wait(30) == 0
 
 
 def test_callers_that_hang_up_leave_nothing_behind(server: Server, photo: bytes) -> None:

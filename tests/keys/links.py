@@ -51,8 +51,10 @@ class Link:
     def losing_the_reply_to(self, command: str) -> Iterator[None]:
         """Let the store obey the next `command` that is sent inside, and break the connection before anybody hears."""
         self._losing = f"\r\n{command}\r\n".encode()
-        yield
-        self._losing = b""
+        try:
+            yield
+        finally:
+            self._losing = b""
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._carry(reader, writer))

@@ -105,6 +105,7 @@ def scrambled(clean: Tensor) -> Tensor:
     return clean.masked_scatter(others, moved)
 
 
+@pytest.mark.slow
 @each_attack
 def test_every_attack_learns_from_a_teacher_that_hides_nothing(attack: Attack) -> None:
     """A weak attacker looks like a strong defence."""
@@ -115,6 +116,7 @@ def test_every_attack_learns_from_a_teacher_that_hides_nothing(attack: Attack) -
     assert top1(answers, brightness(TEST).argmax(1)) > 0.8
 
 
+@pytest.mark.slow
 @each_attack
 def test_true_labels_change_the_student_of_those_attacks_that_say_so(attack: Attack) -> None:
     holder = attacker(pairs=32)

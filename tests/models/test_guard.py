@@ -11,7 +11,8 @@ from models.lock import PixelLock, lock_transform
 from models.release import Release
 from tests.conftest import SECRET, smooth_images
 
-ARCHITECTURES = ["cifar_resnet8", "cifar_resnet20", "resnet18", "mobilenet_v2", "squeezenet1_0", "vgg11_bn", "vit_b_16"]
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11_bn", "vit_b_16")]
+ARCHITECTURES = ["cifar_resnet8", "cifar_resnet20", "resnet18", "mobilenet_v2", "squeezenet1_0", *LARGE]
 OTHER_SECRET = bytes(range(200, 232))
 
 

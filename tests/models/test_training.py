@@ -115,6 +115,7 @@ def test_ctrl_c_means_ctrl_c_again_afterwards() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.slow
 def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without() -> None:
     data, test = shades(256), shades(256, seed=1)
     teacher = train(FABRIC, classifier(), data, learn, Recipe(6, 0.1, batch_size=32), title="teacher")
@@ -152,6 +153,7 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
     assert disturbed(stolen) < 0.8 * disturbed(bare)
 
 
+@pytest.mark.slow
 def test_a_student_without_labels_learns_from_soft_labels_alone() -> None:
     data, test = shades(512), shades(256, seed=1)
     soft = 8 * F.one_hot(data.labels, 4).float()

@@ -1,0 +1,189 @@
+"""What it costs to authenticate and charge a request, against the cheapest script that writes, `INCR`, on one store.
+
+Both take turns, so that only their ratio matters on a shared machine. A request is measured as the server runs it in
+steady state: the process has seen the credential, and one script judges and charges (keys/scripts/admit.lua). Making
+the charge final, before the answer leaves, is a second trip and a row of its own. Prints tables and writes
+results/admission.json.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.table import Table
+
+from keys.budget_store import Ask, BudgetStore
+from keys.connection import connect
+from keys.embedded import EmbeddedStore
+from keys.material import SECRET_BYTES, Keyring, Vault
+from keys.records import Act, BudgetGrant, KeyGrant, Origin, RateLimit
+from keys.scripting import Argument, Scripts
+from keys.service import KeyService
+from keys.store import KeyStore
+from keys.tokens import TokenMint
+from models.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+PIPELINED = 32
+ONE = Ask(1, 1, "cifar10")
+BARE = "return redis.call('INCR', KEYS[1])"
+RATES = tuple(RateLimit(name=name, limit=10**9, window_s=s) for name, s in (("minute", 60), ("day", 86400)))
+SECRET = bytes(range(SECRET_BYTES))
+Row = dict[str, float | str]
+Step = Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A store, a service on it, and the API keys to present: by name of what they are limited by."""
+
+    client: Redis
+    service: KeyService
+    store: KeyStore
+    api_keys: dict[str, str]
+    bare: str
+
+    async def call_bare(self) -> None:
+        """The cheapest script."""
+        await self.client.evalsha(self.bare, 1, "benchmark")
+
+
+async def opened(url: str) -> Bench:
+    """A bench on the store at `url`; its scripts are loaded."""
+    client = connect(url)
+    store = KeyStore(client)
+    service = KeyService(store, Vault(Keyring([SECRET])), TokenMint(Keyring([SECRET]), 900, time.time), time.time)
+    api_keys = {}
+    for name, rates in (("budget", ()), ("budget and two rate limits", RATES)):
+        grant = KeyGrant(name=name, scopes=frozenset({"distill"}), budget=BudgetGrant(limit=10**12), rate_limits=rates)
+        api_keys[name] = (await service.create(grant, Act("cli"))).api_key
+    return Bench(client, service, store, api_keys, await client.script_load(BARE))
+
+
+async def latencies(bench: Bench, rounds: int) -> list[Row]:
+    """The median round trip of each kind, in turns."""
+    taken: dict[str, list[float]] = {"bare INCR script": []}
+    for _ in range(rounds):
+        await _timed(taken["bare INCR script"], bench.call_bare)
+        for name, api_key in bench.api_keys.items():
+            await _request(bench.service, api_key, taken, name)
+    return _rows(taken, "p50_us", lambda times: 1e6 * statistics.median(times))
+
+
+async def _request(service: KeyService, api_key: str, taken: dict[str, list[float]], name: str) -> None:
+    started = time.perf_counter()
+    caller = await service.recall(api_key, Origin())
+    admission = await service.admit(caller, ONE)
+    taken.setdefault(f"authenticate and charge, {name}", []).append(time.perf_counter() - started)
+    await _timed(taken.setdefault(f"settle, {name}", []), partial(service.settle, admission))
+
+
+async def _timed(times: list[float], step: Step) -> None:
+    started = time.perf_counter()
+    await step()
+    times.append(time.perf_counter() - started)
+
+
+async def throughputs(bench: Bench, rounds: int) -> list[Row]:
+    """Calls in a second, 32 in one pipeline, in turns."""
+    taken: dict[str, list[float]] = {"bare INCR script": []}
+    scripts = Scripts(bench.client)
+    for _ in range(rounds):
+        await _timed(taken["bare INCR script"], partial(_pipelined_bare, bench))
+        for name, api_key in bench.api_keys.items():
+            charges, settlements = await _calls(bench, api_key)
+            await _timed(taken.setdefault(f"charge, {name}", []), partial(scripts.run_many, "admit", charges))
+            await _timed(taken.setdefault(f"settle, {name}", []), partial(scripts.run_many, "settle", settlements))
+    return _rows(taken, "per_second", lambda times: PIPELINED / statistics.median(times))
+
+
+async def _pipelined_bare(bench: Bench) -> None:
+    async with bench.client.pipeline(transaction=False) as pipeline:
+        for _ in range(PIPELINED):
+            pipeline.evalsha(bench.bare, 1, "benchmark")
+        await pipeline.execute()
+
+
+Call = tuple[Sequence[str], Sequence[Argument]]
+
+
+class _Recorder(Scripts):
+    """Runs nothing, and remembers what would be run."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__(client)
+        self.calls: list[Call] = []
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401, ARG002
+        self.calls.append((keys, args))
+        return ["held", "1", "1", "0", "none", ""]
+
+
+async def _calls(bench: Bench, api_key: str) -> tuple[list[Call], list[Call]]:
+    """The calls that charge and then settle 32 requests."""
+    caller = await bench.service.recall(api_key, Origin())
+    assert caller.key is not None
+    charges, settlements = _Recorder(bench.client), _Recorder(bench.client)
+    for _ in range(PIPELINED):
+        admission = await BudgetStore(bench.client, charges).admit(caller.key, caller.proof, ONE)
+        await BudgetStore(bench.client, settlements).settle(admission)
+    return charges.calls, settlements.calls
+
+
+def _rows(taken: dict[str, list[float]], unit: str, figure: Callable[[list[float]], float]) -> list[Row]:
+    bare = figure(taken["bare INCR script"])
+    return [
+        {"what": name, unit: round(figure(times), 1), "of_bare": round(figure(times) / bare, 2)}
+        for name, times in taken.items()
+    ]
+
+
+async def measure(url: str, rounds: int) -> dict[str, list[Row]]:
+    """Both tables on the store at `url`, after a tenth of the rounds to warm up."""
+    bench = await opened(url)
+    async with bench.client:
+        for _ in range(max(1, rounds // 10)):
+            await _request(bench.service, next(iter(bench.api_keys.values())), {}, "")
+        return {"one at a time": await latencies(bench, rounds), "pipelined": await throughputs(bench, rounds // 8)}
+
+
+def main() -> None:
+    """Measure with each way to reach the disk, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=4000)
+    rounds = parser.parse_args().rounds
+    document: dict[str, Any] = {"command": f"python -m benchmarks.admission --rounds {rounds}", **environment()}
+    for fsync in ("always", "no"):
+        with tempfile.TemporaryDirectory() as folder, EmbeddedStore(Path(folder)) as store:
+            tables = asyncio.run(_with_fsync(store.url, fsync, rounds))
+        document[f"appendfsync {fsync}"] = tables
+        for title, rows in tables.items():
+            _show(f"{title}, appendfsync {fsync}", rows)
+    (RESULTS / "admission.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+async def _with_fsync(url: str, fsync: str, rounds: int) -> dict[str, list[Row]]:
+    async with connect(url) as client:
+        await client.config_set("appendfsync", fsync)
+    return await measure(url, rounds)
+
+
+def _show(title: str, rows: list[Row]) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
