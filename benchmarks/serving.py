@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -32,6 +34,7 @@ from models.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
 PORT = 8765
+URL = f"http://127.0.0.1:{PORT}"
 BATCH = 32
 
 
@@ -75,17 +78,34 @@ def main() -> None:
     secret = parse_secret((ZOO / "cifar10" / DEMO_SECRET).read_text(), "demo")
     predictor = Predictor(ZOO / "cifar10", secret, torch.device("cpu"))
     encoded = (Path(__file__).parent.parent / "docs" / "example.png").read_bytes()
+    with running() as folder:
+        rows = _measure(folder, predictor, encoded, arguments.seconds, arguments.repetitions)
+    _report(rows)
+
+
+@contextmanager
+def running() -> Iterator[Path]:
+    """A server with the shipped model, ready to be asked, until the body ends; its state folder."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {"SDB_STATE_DIR": folder, "SDB_PORT": str(PORT), "SDB_MODELS_DIR": str(ZOO)}
         command = [str(Path(sys.executable).parent / "sdb"), "serve"]
         with (Path(folder) / "log").open("wb") as log:
             server = subprocess.Popen(command, env=environ, stdout=log, stderr=log)  # noqa: S603 - ours
         try:
-            rows = _measure(Path(folder), predictor, encoded, arguments.seconds, arguments.repetitions)
+            _wait_until_ready()
+            yield Path(folder)
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait()
-    _report(rows)
+
+
+def _wait_until_ready() -> None:
+    for _ in range(300):
+        try:
+            if httpx.get(f"{URL}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
 
 
 def _measure(
@@ -119,19 +139,18 @@ def _measure(
     ]
 
 
-def _token(folder: Path) -> str:
-    url = f"http://127.0.0.1:{PORT}"
-    for _ in range(300):
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.1)
+def issue(folder: Path, **grant: object) -> dict[str, Any]:
+    """A new client key of the server with this state folder."""
     admin = {"Authorization": f"Bearer {(folder / 'admin.key').read_text().strip()}"}
-    grant = {"name": "benchmark", "scopes": ["predict", "distill"], "budget": {"limit": 10**9}}
-    key = httpx.post(f"{url}/admin/v1/keys", json=grant, headers=admin).json()
+    body = {"name": "benchmark", "budget": {"limit": 10**9}, **grant}
+    key: dict[str, Any] = httpx.post(f"{URL}/admin/v1/keys", json=body, headers=admin).json()
+    return key
+
+
+def _token(folder: Path) -> str:
+    key = issue(folder, scopes=["predict", "distill"])
     form = {"grant_type": "client_credentials"}
-    return str(httpx.post(f"{url}/oauth2/token", data=form, auth=(key["id"], key["api_key"])).json()["access_token"])
+    return str(httpx.post(f"{URL}/oauth2/token", data=form, auth=(key["id"], key["api_key"])).json()["access_token"])
 
 
 def _request(encoded: bytes, headers: str) -> bytes:
