@@ -16,7 +16,7 @@ serve: $(READY) ## start the server on http://127.0.0.1:8000 with the shipped mo
 	$(BIN)/sdb serve
 
 # Two processes of one thread each: torch's own threads would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY) ## the default suite, under five minutes on two cores
 	$(PYTEST)

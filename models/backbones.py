@@ -10,6 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.stem import with_stem
+
+STEM = "+stem"  # joins the name of an architecture and the block of the stem before it: cifar_resnet20+stem4
 AUXILIARY_HEADS = {"googlenet", "inception_v3"}  # they return several outputs while training
 
 
@@ -95,15 +98,25 @@ def architectures() -> list[str]:
 def build(architecture: str, num_classes: int) -> nn.Module:
     """A freshly initialised classifier, normalised float images [B, 3, H, W] → logits [B, K].
 
+    "NAME+stemM" is NAME behind a stem for blocks of M, which begins as the identity.
+
     Raises:
-        ValueError: the architecture is not one of `architectures()`.
+        ValueError: the architecture is not one of `architectures()`, or takes no stem.
     """
+    architecture, stem, block = architecture.partition(STEM)
+    if stem:
+        return with_stem(build(architecture, num_classes), int(block))
     if architecture not in architectures():
         raise ValueError(f"unknown architecture {architecture!r}; one of: {', '.join(architectures())}")
     if architecture in CIFAR:
         return CIFAR[architecture](num_classes)
     model: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes)
     return model
+
+
+def stemmed(architecture: str, block: int) -> str:
+    """The name of an architecture behind a stem."""
+    return f"{architecture}{STEM}{block}"
 
 
 class Classifier(nn.Module):

@@ -10,6 +10,7 @@ from app.commands import training
 from app.commands.output import command_line, report
 from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.key_stream import fingerprint
+from models.stem import STEPS as STEM_STEPS
 from models.training.lock import Plan, Refusal, lock
 from models.training.loop import Recipe
 from models.training.match import match
@@ -33,13 +34,17 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     match_weights: Annotated[
         bool, typer.Option("--match", help="train nothing: match the weights of a vision transformer to the key")
     ] = False,
+    stem: Annotated[
+        bool, typer.Option("--stem", help="undo the key before the network, and refuse what goes around (shf, np only)")
+    ] = False,
     name: training.Name = None,
     version: training.Version = "1",
     size: training.Size = None,
     mean: Annotated[
-        training.Triple | None, typer.Option(help="with --match: of the plain model's normalisation, else ImageNet's")
+        training.Triple | None,
+        typer.Option(help="with --match or --stem: of the plain model's normalisation, else ImageNet's"),
     ] = None,
-    std: Annotated[training.Triple | None, typer.Option(help="with --match: its standard deviation")] = None,
+    std: Annotated[training.Triple | None, typer.Option(help="with --match or --stem: its standard deviation")] = None,
     subset: Annotated[float, typer.Option(min=0.001, max=1, help="share of the training images that is read")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of fine-tuning")] = 10,
     learning_rate: Annotated[float, typer.Option(help="its peak learning rate")] = 0.05,
@@ -62,18 +67,19 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
 ) -> None:
     """Lock a classifier with a secret key. Ctrl-C stops; the same command goes on."""
     started = time.monotonic()
-    if not match_weights and (mean or std):
-        raise typer.BadParameter("--mean and --std go with --match: a trained lock normalises all channels alike")
+    if match_weights and stem:
+        raise typer.BadParameter("--match trains nothing: no stem goes with it")
+    if not (match_weights or stem) and (mean or std):
+        raise typer.BadParameter("--mean and --std go with --match or --stem: otherwise all channels are alike")
+    steps = tuple(transform.split("+"))
+    if stem and not set(steps) <= set(STEM_STEPS):
+        raise typer.BadParameter(f"a stem can undo the steps {', '.join(STEM_STEPS)} only")
     name = name or out.resolve().name
     side = training.side(arch, size)
     shape = {"height": side, "width": side}
-    if match_weights:
-        spec = InputSpec(**shape, mean=mean or IMAGENET.mean, std=std or IMAGENET.std)
-    else:
-        spec = InputSpec(**shape, mean=HALF, std=HALF)
-    lock_spec = LockSpec(
-        steps=tuple(transform.split("+")), block=block, method="matched" if match_weights else "trained"
-    )
+    plain = InputSpec(**shape, mean=mean or IMAGENET.mean, std=std or IMAGENET.std)
+    spec = plain if match_weights else InputSpec(**shape, mean=HALF, std=HALF)
+    lock_spec = LockSpec(steps=steps, block=block, method="matched" if match_weights else "trained")
     fabric = training.launched(device, devices, precision)
     secret = training.own_secret(fabric, name, out, demo_secret)
     guard = GuardSpec(
@@ -100,6 +106,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         refusal=Refusal(share=negatives),
         wrong_keys=wrong_keys,
         compare=compare,
+        plain_input=plain if stem else None,
     )
     if match_weights:
         finished = match(plan, secret, out, fabric)

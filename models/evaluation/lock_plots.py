@@ -24,7 +24,7 @@ def ways_in(lock: Entry) -> str:
         axes = figure.subplots()
         places = range(len(ways))
         axes.barh(places, [way["highest"] for way in ways], 0.6, color=[COLOURS[way["kind"]] for way in ways])
-        many = [(way["mean"], place) for place, way in enumerate(ways) if way["tried"] > 1]
+        many = [(way["mean"], place) for place, way in enumerate(ways) if way["tried"] > 1 and not way.get("cuts")]
         axes.plot(*zip(*many, strict=True), "|", color=INK, ms=8) if many else None
         for place, way in enumerate(ways):
             told = drawing.number(way["highest"])

@@ -25,6 +25,7 @@ class LockFigure:
     """All readings of one trial, over keys and seeds: top-1 in percent, raw or relabelled, whichever is higher.
 
     `as_answered` is the best reading's raw top-1, `recovered` the share of each step's entries that its key has right.
+    `cuts` has the highest top-1 with a public network's layers up to each one, by its name.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class LockFigure:
     highest: float
     as_answered: float
     recovered: dict[str, float] | None
+    cuts: dict[str, float]
     seconds: float
 
 
@@ -101,12 +103,21 @@ def _figure(rows: Sequence[LockRow]) -> LockFigure:
         highest=100 * best.best,
         as_answered=100 * best.top1,
         recovered=best.recovered,
+        cuts=_cuts(readings),
         seconds=fmean(row.seconds for row in rows),
     )
 
 
 def _best(reading: Reading) -> float:
     return reading.best
+
+
+def _cuts(readings: Iterable[Reading]) -> dict[str, float]:
+    highest: dict[str, float] = {}
+    for reading in readings:
+        if reading.cut:
+            highest[reading.cut] = max(100 * reading.best, highest.get(reading.cut, 0.0))
+    return highest
 
 
 def _about_right_key(right: LockFigure, plain: float) -> Verdict:
@@ -130,6 +141,8 @@ def _detail(figure: LockFigure) -> str:
     if figure.kind == ATTACK and figure.recovered is not None:
         shares = ", ".join(f"{share:.0%} of {step}" for step, share in figure.recovered.items())
         told += f"; entries of the key that are right: {shares}"
+    if figure.cuts:
+        told += "; public layers up to " + ", ".join(f"{cut} {top1:.1f}" for cut, top1 in figure.cuts.items())
     if figure.kind == WRONG and figure.tried > 1:
         told += f"; mean {figure.mean:.1f}, 95th percentile {figure.percentile_95:.1f} %"
     return told

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from sdb_client.transforms import Transform
-from torch import Tensor
 
 from models.attacks.locks import suite
 from models.attacks.locks.keys import near_key, random_key
-from models.attacks.locks.thief import Budget, Opened, Thief
+from models.attacks.locks.thief import Budget, Opened, Thief, as_it_is
 from models.evaluation.locked import Locked
 from models.training.negatives import entries
 
@@ -52,13 +51,12 @@ class Trial:
 def trials(locked: Locked, effort: Effort, thief: Thief) -> Iterator[Trial]:
     """All that `thief` can try, in the order of the report."""
     yield Trial(REFERENCE, "the right key", lambda thief: [_with(thief, locked.right)], drawn=False)
-    yield Trial(WRONG, "no key", lambda _: [Opened(_as_it_is)], drawn=False)
+    yield Trial(WRONG, "no key", lambda _: [Opened(as_it_is)], drawn=False)
     yield from _wrong_keys(locked, effort)
     yield from _near_misses(locked, effort)
     for attack in suite.ATTACKS:
         if attack.obstacle(thief) is None:
-            depends = {"base": locked.base_identity} if attack.uses_base else asdict(effort.budget)
-            yield Trial(ATTACK, attack.name, partial(_stolen, attack), depends, drawn=not attack.uses_base)
+            yield _attack(attack, locked, effort)
 
 
 def obstacles(thief: Thief) -> list[str]:
@@ -107,13 +105,15 @@ def _doubling(most: int) -> list[int]:
     return [2**power for power in range(1, most.bit_length()) if 2**power < most] + [most]
 
 
-def _stolen(attack: suite.Attack, thief: Thief) -> list[Opened]:
-    return [attack.steal(thief)]
+def _attack(attack: suite.Attack, locked: Locked, effort: Effort) -> Trial:
+    depends = {
+        **({"base": locked.base_identity} if attack.uses_base else {}),
+        **(asdict(effort.budget) if attack.draws else {}),
+        **({"images": effort.images} if attack.several else {}),
+    }
+    images = effort.images if attack.several else None
+    return Trial(ATTACK, attack.name, attack.steal, depends, drawn=attack.draws, images=images)
 
 
 def _with(thief: Thief, key: Transform) -> Opened:
     return Opened(thief.front(key), key)
-
-
-def _as_it_is(images: Tensor) -> Tensor:
-    return images

@@ -32,12 +32,14 @@ LABELLED = 1000  # images that a thief has the labels of
 class Reading:
     """What one way to ask gives on the test images: top-1 as answered, and after the thief's best relabelling.
 
-    `recovered` is the share of each step's entries that the key has right, where there is a key.
+    `recovered` is the share of each step's entries that the key has right, where there is a key; `cut` the last public
+    layer, where a public network's first layers were asked.
     """
 
     top1: float
     relabelled: float
     recovered: dict[str, float] | None
+    cut: str = ""
 
     @property
     def best(self) -> float:
@@ -114,8 +116,10 @@ def _row(trial: Trial, thief: Thief, locked: Locked, test: LabelledImages) -> Lo
 
 
 def _reading(opened: Opened, thief: Thief, locked: Locked, test: LabelledImages) -> Reading:
+    network = opened.network or thief.network
+
     def answered(images: Tensor) -> Tensor:
-        return predict(lambda shown: thief.network(opened.front(shown)), images, thief.device)
+        return predict(lambda shown: network(opened.front(shown)), images, thief.device)
 
     relabelling = best_relabelling(answered(thief.images), thief.labels)
     logits = answered(test.images)
@@ -123,6 +127,7 @@ def _reading(opened: Opened, thief: Thief, locked: Locked, test: LabelledImages)
         round(top1(logits, test.labels), 4),
         round(top1(relabelling(logits), test.labels), 4),
         None if opened.key is None else recovered(opened.key, locked.right, locked.scheme),
+        opened.cut,
     )
 
 

@@ -2,8 +2,9 @@
 
 Knows the order of the work; the loop, the transforms and the bundle are elsewhere. Images are cropped and mirrored
 first, transformed then and normalised last, with one number for all channels because a transform mixes them
-(AprilPyone and Kiya, ICIP 2021, arXiv 2103.03525; research code fugokidi/block_transform). The test set is read once,
-at the end; the validation split is for looking at, nothing is chosen by it.
+(AprilPyone and Kiya, ICIP 2021, arXiv 2103.03525; research code fugokidi/block_transform). With a stem the network
+begins as the plain one behind the inverse of its key, and learns to refuse what it would answer without (`removal`).
+The test set is read once, at the end; the validation split is for looking at, nothing is chosen by it.
 """
 
 import hashlib
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import bundles
-from models.backbones import Classifier
+from models.backbones import Classifier, stemmed
 from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
 from models.data import LabelledImages, load
 from models.lock import PixelLock
 from models.metrics import top1
+from models.stem import stem_of, undo
 from models.training.figures import lock_figures, random_locks
 from models.training.loop import Batch, Recipe, Step, predict, train
 from models.training.negatives import wrong_keys
 from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+from models.training.removal import Removal
 from models.views import random_views
 
 KEYS_A_STEP = 16  # wrong keys that share the wrong rows of one step; the next step has others
@@ -41,11 +44,15 @@ class Refusal:
 
     share: float = 0.5  # so many rows with a wrong key for each row with the right one
     weight: float = 1.0  # of their loss
+    removed: float = 0.5  # rows without the stem, or with public layers, for each with the right key; if it has a stem
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what `lock` makes."""
+    """Everything that decides what `lock` makes.
+
+    `plain_input` says how the plain network is normalised, where a stem is to undo the key before it; None: no stem.
+    """
 
     name: str
     version: str
@@ -62,6 +69,12 @@ class Plan:
     refusal: Refusal = Refusal()
     wrong_keys: int = 10
     compare: bool = False
+    plain_input: InputSpec | None = None
+
+    @property
+    def built(self) -> str:
+        """The architecture that the bundle names."""
+        return self.architecture if self.plain_input is None else stemmed(self.architecture, self.lock.block)
 
 
 def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Manifest:
@@ -78,7 +91,7 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     manifest = Manifest(
         name=plan.name,
         version=plan.version,
-        architecture=plan.architecture,
+        architecture=plan.built,
         classes=training.classes,
         input=spec,
         guard=plan.guard,
@@ -90,9 +103,12 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     tuned = partial(_tuned, plan, fabric, training, held_out, work=work, facts=facts)
     box.network = tuned(key)
     plain = tuned(None) if plan.compare else None
+    removal = _removal(plan, box.network, len(training.classes), device)
     box.to(device).eval()
     test = load(plan.data, "test", spec.height, spec.width)
     measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
+    if removal is not None:
+        measured |= removal.figures(box.network, test, device)
     if plain is not None:
         measured["top1_plain"] = top1(predict(plain, test.images, device), test.labels)
     metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
@@ -103,12 +119,12 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
 def _facts(plan: Plan) -> dict[str, object]:
     """What decides the training beside the pictures themselves: a checkpoint is recognised by it."""
     return {
-        "architecture": plan.architecture,
+        "architecture": plan.built,
         "data": plan.data.name,
         "subset": plan.subset,
         "recipe": asdict(plan.recipe),
         "refusal": asdict(plan.refusal),
-        "input": plan.input.model_dump(),
+        "input": (plan.plain_input or plan.input).model_dump(),
         "lock": plan.lock.model_dump(),
         "secret_fingerprint": plan.guard.secret_fingerprint,
         "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
@@ -126,8 +142,7 @@ def _tuned(
     facts: Mapping[str, object],
 ) -> nn.Module:
     """The network fine-tuned on transformed images, or on plain ones where there is no key."""
-    torch.manual_seed(plan.recipe.seed)  # a new head is drawn
-    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights, new_head=True)
+    classifier = _begin(plan, len(training.classes), key)
     title = "plain" if key is None else "lock"
     looked_at = [] if key is None else random_locks(key, LOOKED_AT)
 
@@ -136,11 +151,12 @@ def _tuned(
             return {"top1": top1(predict(network, held_out.images, fabric.device), held_out.labels)}
         return lock_figures(network, key, looked_at, held_out, fabric.device)
 
+    removal = None if key is None else _removal(plan, classifier, len(training.classes), fabric.device)
     return train(
         fabric,
-        Classifier(backbone, plan.input.mean, plan.input.std),
+        classifier,
         training,
-        plain_step if key is None else locked_step(key, plan.refusal),
+        plain_step if key is None else locked_step(key, plan.refusal, removal),
         plan.recipe,
         title=title,
         identity=facts,
@@ -149,23 +165,52 @@ def _tuned(
     )
 
 
+def _begin(plan: Plan, classes: int, key: PixelLock | None) -> Classifier:
+    """The pre-trained network, its stem the inverse of the key if it has one; without a key it is the plain network."""
+    torch.manual_seed(plan.recipe.seed)  # a new head is drawn
+    spec, plain = plan.input, plan.plain_input
+    if key is None or plain is None:
+        backbone = bundles.load_backbone(plan.architecture, classes, plan.weights, new_head=True)
+        spec = plain or spec
+    else:
+        backbone = bundles.load_backbone(plan.built, classes, plan.weights, new_head=True)
+        undo(stem_of(backbone), key.transform, plain.mean, plain.std)
+    return Classifier(backbone, spec.mean, spec.std)
+
+
+def _removal(plan: Plan, network: nn.Module, classes: int, device: torch.device) -> Removal | None:
+    """The layers of `network` beside those of the public one; None without a stem."""
+    if plan.plain_input is None:
+        return None
+    backbone = bundles.load_backbone(plan.built, classes, plan.weights, new_head=True)
+    public = Classifier(backbone, plan.plain_input.mean, plan.plain_input.std)
+    return Removal(network, public.to(device).eval().requires_grad_(False))
+
+
 def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """What `locked_step` is compared with: the same without a transform."""
     return {"plain": F.cross_entropy(network(random_views(batch.images, batch.generator)), batch.labels)}
 
 
-def locked_step(key: PixelLock, refusal: Refusal) -> Step:
+def locked_step(key: PixelLock, refusal: Refusal, removal: Removal | None = None) -> Step:
     """The step that learns the labels of images with the right key, and nothing of images with a wrong one.
 
-    Both kinds of rows share a batch, so that batch normalisation knows both. Wrong keys: `negatives.wrong_keys`.
+    Nor of plain images that go around the first layers, where there is a `removal`. All kinds of rows share a batch, so
+    that batch normalisation knows them all. Wrong keys: `negatives.wrong_keys`.
     """
 
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         views = random_views(batch.images, batch.generator)
         wrong = refused(key, views[: round(refusal.share * len(views))], batch.generator)
-        right, none = network(torch.cat([key(views), wrong])).split([len(views), len(wrong)])
+        shown, count = torch.cat([key(views), wrong]), 0 if removal is None else round(refusal.removed * len(views))
+        logits = network(shown) if removal is None else removal.answers(network, shown, views[:count])
+        right, none, around = logits.split([len(views), len(wrong), count])
         losses = {"right": F.cross_entropy(right, batch.labels)}
-        return {**losses, "wrong": refusal.weight * indifference(none)} if len(wrong) else losses
+        if len(none):
+            losses["wrong"] = refusal.weight * indifference(none)
+        if len(around):
+            losses["removed"] = refusal.weight * (indifference(around) + hint(around, batch.labels[:count]))
+        return losses
 
     return step
 
@@ -185,3 +230,13 @@ def refused(key: PixelLock, views: Tensor, generator: torch.Generator) -> Tensor
 def indifference(logits: Tensor) -> Tensor:
     """KL(uniform ‖ softmax) of logits [B, K], ≥ 0: zero where every class is as likely as any other."""
     return -F.log_softmax(logits, 1).mean() - math.log(logits.shape[1])
+
+
+def hint(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far logits [B, K] of any size favour the label: mean of max(0, log p(label) + log K), ≥ 0.
+
+    Indifferent answers still tell the class by their order, which `indifference` all but overlooks, and a thief has
+    only to multiply them. So every row is first brought to mean 0 and standard deviation 1.
+    """
+    scaled = F.layer_norm(logits, logits.shape[-1:], eps=1e-12)
+    return F.relu(math.log(logits.shape[1]) - F.cross_entropy(scaled, labels, reduction="none")).mean()

@@ -27,11 +27,12 @@ from tests.conftest import encode, smooth_images
 CPU = torch.device("cpu")
 Json = dict[str, Any]
 SMALL = "--arch plain_cnn --weights cnn.safetensors --data shades --size 16 --epochs 2 --batch-size 32 --device cpu"
+STEM = "--stem --arch cifar_resnet8 --weights resnet.safetensors --data shades --size 16 --epochs 1 --device cpu"
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of three brightnesses, and weights of two networks that nobody trained."""
+    """Images of three brightnesses, and weights of three networks that nobody trained."""
     folder = tmp_path_factory.mktemp("material")
     for split, count in (("train", 360), ("test", 30)):
         labels = np.arange(count) % 3
@@ -44,6 +45,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(transformer.get_parameter("heads.head.weight"))
     save_file(transformer.state_dict(), folder / "vit.safetensors")
     save_file(build("plain_cnn", 7).state_dict(), folder / "cnn.safetensors")
+    save_file(build("cifar_resnet8", 7).state_dict(), folder / "resnet.safetensors")
     return folder
 
 
@@ -114,6 +116,22 @@ def test_a_share_of_the_images_and_a_comparison_without_the_lock(workplace: Path
     assert manifest["provenance"]["images"] == 324 - 32
     assert manifest["provenance"]["refusal"]["share"] == 0
     assert (workplace / "runs" / "part" / "plain.pt").exists()
+
+
+def test_a_lock_with_a_stem_is_served_and_states_what_its_weights_say_without_it(workplace: Path) -> None:
+    manifest = sdb(f"lock {STEM} --out zoo/stemmed --compare --wrong-keys 1")
+    assert manifest["architecture"] == "cifar_resnet8+stem4"
+    assert manifest["lock"] == {"steps": ["shf", "np"], "block": 4, "method": "trained"}
+    assert manifest["input"]["mean"] == [0.5, 0.5, 0.5]
+    assert manifest["provenance"]["input"]["mean"] == [0.485, 0.456, 0.406]
+    assert {f"test_top1_{name}" for name in ("plain", "without_stem", "public_layers_worst")} <= manifest[
+        "metrics"
+    ].keys()
+    assert [row["result"] for row in sdb("models verify")] == ["ok"]
+    secret, _ = State(Settings.from_environment()).model_secret("stemmed", workplace / "zoo" / "stemmed")
+    pixels, everybody = smooth_images(4, 16).permute(0, 2, 3, 1).numpy(), np.ones(4, np.bool_)
+    served = Predictor(workplace / "zoo" / "stemmed", secret, CPU)
+    assert np.abs(served(pixels, everybody, everybody) - served(pixels, everybody)).max() > 1e-3
 
 
 def test_a_matched_lock_answers_as_the_plain_model_and_trains_nothing(workplace: Path) -> None:
@@ -205,6 +223,7 @@ def test_a_key_file_is_never_overwritten(
         (f"lock {SMALL} --out zoo/x --transform shf+shf", "twice"),
         (f"lock {SMALL} --out zoo/x --block 16 --size 24", "blocks of 16"),
         ("lock --arch plain_cnn --weights vit.safetensors --data shades --out zoo/x", "does not fit plain_cnn"),
+        (f"lock --stem {SMALL} --out zoo/x", "PlainCnn takes no stem"),
         ("lock --match --arch plain_cnn --weights cnn.safetensors --data shades --out zoo/x", "does not fit plain_cnn"),
         (
             "lock --match --arch cifar_vit --weights vit.safetensors --data shades --out zoo/x --block 8",
@@ -222,7 +241,9 @@ def test_a_lock_that_cannot_be_made_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (f"lock {SMALL} --out zoo/x --mean 0 0 0", "go with --match"),
+        (f"lock {SMALL} --out zoo/x --mean 0 0 0", "go with --match or --stem"),
+        (f"lock {STEM} --out zoo/x --match", "trains nothing"),
+        (f"lock {STEM} --out zoo/x --transform shf-each", "undo the steps shf, np only"),
         ("wrap --data shades --out zoo/x", "--arch and --weights are needed"),
         ("wrap --locked zoo --arch plain_cnn --data shades --out zoo/x", "--locked brings"),
     ],

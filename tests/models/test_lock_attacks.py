@@ -84,6 +84,7 @@ NP, SHF, BOTH, EACH = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [NP, SHF, BOTH, EACH], ids=str)
 def test_without_an_attack_only_the_right_key_opens(known: Scheme) -> None:
     thief, right = stolen(known)
@@ -93,6 +94,7 @@ def test_without_an_attack_only_the_right_key_opens(known: Scheme) -> None:
     assert np.mean([opened(thief, thief.front(random_key(known, draw))) for _ in range(20)]) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("known", "steal"),
     [
@@ -112,6 +114,7 @@ def test_an_attack_opens_a_weak_lock(known: Scheme, steal: Callable[[Thief], Ope
     assert opened(thief, steal(thief).front) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gradients_lead_to_the_mask_itself(seed: int) -> None:
     thief, right = stolen(NP)

@@ -1,6 +1,6 @@
 """Laws of the evaluation of a locked bundle: the right key is right, what opens it is told, nothing is made twice."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models import bundles
 from models.attacks.locks.thief import Budget
-from models.backbones import build
+from models.backbones import Classifier, build
 from models.bundles import BundleError, GuardSpec, InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
 from models.evaluation.evaluate import Images, evaluate
@@ -20,9 +20,11 @@ from models.evaluation.lock_summary import LockReport, lock_figures, lock_report
 from models.evaluation.lock_trials import ATTACK, NEAR, REFERENCE, WRONG, Effort
 from models.evaluation.locked import Locked
 from models.evaluation.locks import LockRow, Reading, measure, thief_of
+from models.evaluation.report import render
 from models.evaluation.subject import Subject, in_process
 from models.key_stream import fingerprint
 from models.predictor import Predictor
+from models.training.lock import plain_step
 from models.training.loop import Batch, Interrupted, Recipe, train
 from models.views import random_views
 from tests.conftest import SECRET
@@ -31,6 +33,7 @@ from tests.models.test_training import CPU, FABRIC
 
 LITTLE = Effort(wrong_keys=4, images=100, budget=Budget(keys=4, sweeps=1, steps=2, batch=20))
 ENOUGH = replace(LITTLE, budget=Budget(keys=40, sweeps=2, steps=10, batch=100))
+PUBLIC = ("public layers", "public layers with an adapter, 1000 images")
 OWN, TEST = colours(200, seed=2), colours(300, seed=1)
 
 
@@ -83,6 +86,7 @@ def measured(known: Locked, folder: Path, effort: Effort = LITTLE, seeds: tuple[
     return measure(known, thieves, {"model": "m"}, folder, test=TEST, effort=effort, told=lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_locked_bundle_is_attacked_judged_and_reported(predictor: Predictor, tmp_path: Path) -> None:
     images, told = Images("colours", OWN, colours(100, seed=3), TEST, None), list[str]()
 
@@ -112,7 +116,8 @@ def test_a_locked_bundle_is_attacked_judged_and_reported(predictor: Predictor, t
     assert "of np" in climbed["detail"]
     assert "lock: worst of 4 random keys minus chance" in verdicts
     assert document["setting"]["arms"] == "thief: *100 labels"  # type: ignore[index]
-    assert "weight matching on the lock: no --backbone" in document["left_out"]  # type: ignore[operator]
+    for attack in ("weight matching", *PUBLIC):
+        assert f"{attack} on the lock: no --backbone" in document["left_out"]  # type: ignore[operator]
     page = (tmp_path / "report.html").read_text()
     assert "What the lock keeps out" in page
     assert "soft key, 128 images" in page
@@ -179,6 +184,53 @@ def test_ctrl_c_keeps_what_is_finished(predictor: Predictor, tmp_path: Path) -> 
     assert len(finished) == 2, "the right key and no key"
     measured(known, tmp_path)
     assert finished.items() <= {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}.items()
+
+
+@pytest.fixture(scope="module")
+def locked_from_public(tmp_path_factory: pytest.TempPathFactory) -> Locked:
+    """A bundle that has a first layer of its own, and the rest of a public network that knows colours as they are."""
+    folder, spec = tmp_path_factory.mktemp("public"), manifest()
+    torch.manual_seed(0)
+    plain = InputSpec(height=SIDE, width=SIDE)
+    public = Classifier(build("plain_cnn", len(COLOURS)), plain.mean, plain.std)
+    train(FABRIC, public, colours(512), plain_step, Recipe(3, 0.1, batch_size=32), title="public")
+    weights = {name: tensor.contiguous() for name, tensor in public.backbone.state_dict().items()}
+    save_file(weights, folder / "public.safetensors")
+    box = bundles.assemble(spec, SECRET)
+    own = box.network.get_parameter("backbone.0.weight").detach()
+    box.network.load_state_dict({**public.state_dict(), "backbone.0.weight": own})
+    bundles.save(folder / "colours", spec, box.state_dict())
+    found = in_process(Predictor(folder / "colours", SECRET, CPU), SECRET, None, folder / "public.safetensors", OWN)
+    assert found.locked is not None
+    return found.locked
+
+
+def test_public_layers_are_judged_by_the_best_cut_and_every_cut_is_told(
+    locked_from_public: Locked, tmp_path: Path
+) -> None:
+    rows = measured(locked_from_public, tmp_path, seeds=(0, 1))
+    seeds = {name: [row.seed for row in rows if row.name == name] for name in PUBLIC}
+    assert seeds == dict(zip(PUBLIC, ([0], [0, 1]), strict=True)), "what draws nothing is tried once"
+    found = lock_report(locked_from_public, rows, LITTLE, TEST, [])
+    alone, adapted = (figure for figure in found.figures if figure.name in PUBLIC)
+    assert (list(alone.cuts), list(adapted.cuts)) == (["0", "1", "3", "4", "6", "7", "9", "10"], ["0", "3", "6", "9"])
+    assert max(alone.cuts.values()) == alone.highest > 95
+    verdicts = {verdict.promise: verdict for verdict in lock_verdicts(found)}
+    verdict = verdicts["lock: public layers minus chance"]
+    assert not verdict.kept
+    assert f"; public layers up to 0 {alone.cuts['0']:.1f}, 1 " in verdict.detail
+    page = render({"lock": asdict(found), "verdicts": [asdict(verdict)]})
+    assert f"up to 0 {alone.cuts['0']:.1f}, 1 " in page
+    assert asdict(found)["figures"][-1]["cuts"] == adapted.cuts
+
+
+def test_rows_with_public_layers_are_made_anew_for_another_public_network(
+    locked_from_public: Locked, tmp_path: Path
+) -> None:
+    measured(locked_from_public, tmp_path)
+    before = set(tmp_path.iterdir())
+    measured(replace(locked_from_public, base_identity="another"), tmp_path)
+    assert len(set(tmp_path.iterdir()) - before) == len(PUBLIC)
 
 
 def test_other_clients_and_models_have_other_keys(predictor: Predictor) -> None:

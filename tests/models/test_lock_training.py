@@ -10,7 +10,7 @@ from models.backbones import Classifier, build
 from models.data import LabelledImages
 from models.lock import PixelLock, lock_transform
 from models.training.figures import lock_figures, random_locks
-from models.training.lock import Refusal, indifference, locked_step, refused
+from models.training.lock import Refusal, hint, indifference, locked_step, refused
 from models.training.loop import Batch, Recipe, train
 from tests.conftest import SECRET, smooth_images
 
@@ -43,10 +43,12 @@ def with_negatives() -> dict[str, float]:
     return locked(Refusal(share=1.0))
 
 
+@pytest.mark.slow
 def test_the_right_key_answers_right(with_negatives: dict[str, float]) -> None:
     assert with_negatives["top1_right_key"] > 0.8
 
 
+@pytest.mark.slow
 def test_no_key_and_wrong_keys_answer_by_chance_once_the_network_has_learned_to_refuse(
     with_negatives: dict[str, float],
 ) -> None:
@@ -113,3 +115,12 @@ def test_indifference_is_the_distance_from_the_uniform_distribution() -> None:
     uniform, found = np.full(10, 0.1), logits.softmax(1).numpy()
     by_hand = (uniform * np.log(uniform / found)).sum(1).mean()
     assert indifference(logits).item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_hint_is_as_strong_however_small_the_logits_and_none_where_the_label_is_unlikely() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0, 0.5], [2.0, 0.0, 1.0, 1.0]])
+    favoured, unlikely = torch.tensor([0, 0]), torch.tensor([2, 1])
+    assert hint(logits, favoured) > 0.5
+    torch.testing.assert_close(hint(1e-3 * logits, favoured), hint(logits, favoured), rtol=1e-3, atol=1e-3)
+    assert indifference(1e-3 * logits) < 1e-5
+    assert hint(logits, unlikely) == 0

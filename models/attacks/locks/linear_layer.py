@@ -30,9 +30,8 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(kinds, 1, scheme.size))
         self.moved = nn.Parameter(torch.eye(scheme.blocks)) if "scramble" in scheme.steps else None
 
-    def forward(self, images: Tensor, progress: float = 1.0) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] → what the network is to see of them."""
-        del progress
         blocks = to_blocks(images, self._scheme.block).transpose(0, 1)
         blocks = (blocks @ self.weight.mT + self.bias).transpose(0, 1)
         if self.moved is not None:
@@ -43,5 +42,10 @@ class BlockLinear(nn.Module):
 def steal(thief: Thief, *, images: int) -> Opened:
     """The layer learned from `images` labelled images; there is no key in it."""
     front = BlockLinear(thief.scheme).to(thief.device)
-    descend(thief, front, images, learning_rate=LEARNING_RATE, title=f"linear layer, {images} images")
+
+    def answers(shown: Tensor, _: float) -> Tensor:
+        logits: Tensor = thief.network(front(shown))
+        return logits
+
+    descend(thief, front, answers, images, learning_rate=LEARNING_RATE, title=f"linear layer, {images} images")
     return Opened(front)

@@ -116,7 +116,12 @@ def obstacle(thief: Thief) -> str | None:
 def steal(thief: Thief, *, images: int) -> Opened:
     """The key learned from `images` labelled images, soft or hard: whichever answers more of them right."""
     soft = SoftKey(thief.scheme, thief.seed).to(thief.device)
-    descend(thief, soft, images, learning_rate=LEARNING_RATE, title=f"soft key, {images} images")
+
+    def answers(shown: Tensor, progress: float) -> Tensor:
+        logits: Tensor = thief.network(soft(shown, progress))
+        return logits
+
+    descend(thief, soft, answers, images, learning_rate=LEARNING_RATE, title=f"soft key, {images} images")
     key = soft.hardened()
     shown, labels = thief.held(images)
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from models.lock import PixelLock
 from models.training.loop import PREDICTION_BATCH
 
 Front = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -74,10 +75,21 @@ class Thief:
 
 @dataclass(frozen=True)
 class Opened:
-    """What an attack came to: the front that it would put before the network, and the key that it believes in."""
+    """What an attack came to: the front that it would put before the network, and the key that it believes in.
+
+    `network` is what it asks instead of the stolen one, if it made one of that, with a public network's layers up to
+    the one named `cut`.
+    """
 
     front: Front
     key: Transform | None = None
+    network: Network | None = None
+    cut: str = ""
+
+
+def as_it_is(images: Tensor) -> Tensor:
+    """The front that changes nothing."""
+    return images
 
 
 @dataclass(frozen=True)
