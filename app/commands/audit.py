@@ -1,5 +1,6 @@
 """`sdb audit`: who changed what, and whether the record of it is whole."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,11 +37,14 @@ def tail(
     if not follow:
         report(_shown(found) if as_json else [audit_line(entry) for entry in found], as_json)
         return
-    try:
-        for entry in chain(found, _written_after(seq, target)):
-            _print(entry, as_json)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    signal.signal(signal.SIGINT, _stopped)
+    for entry in chain(found, _written_after(seq, target)):
+        _print(entry, as_json)
+
+
+def _stopped(*_: object) -> None:
+    """Ctrl-C ends the command wherever it is; a task that is cancelled instead may just be forgiving that."""
+    sys.exit(130)
 
 
 @commands.command()
