@@ -2,9 +2,7 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,25 +16,11 @@ from keys.service import KeyService
 from keys.sessions import LONGEST_S, SessionService
 from keys.store import KeyStore
 from keys.tokens import TokenMint
+from tests.keys.conftest import Clock
 
 MASTER, NEXT, SIGNING = (hashlib.sha256(name).digest() for name in (b"master", b"next", b"signing"))
 ACT = Act(actor="cli")
 IDLE_S = 0.6
-
-
-@dataclass
-class Clock:
-    """A clock that stands until it is set."""
-
-    now: float
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(time.time())
 
 
 @pytest.fixture
