@@ -5,6 +5,7 @@ Names and defaults are those of docs/operation.md; every secret `SDB_X` may come
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +56,7 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
     log_format: Literal["console", "json"] = "console"
 
-    @property
+    @cached_property
     def anonymous_rate(self) -> RateLimit | None:
         """How much an address may ask without a key; on loopback there is no limit unless the operator sets one."""
         images = self.anonymous_per_minute

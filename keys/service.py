@@ -208,7 +208,6 @@ class KeyService:
         asked: dict[str, Any] | None = None,
     ) -> KeyRecord:
         await self._changes.make(action, key_id, act, plan, {"key": key_id, "asked": asked})
-        self._recall.forget(key_id)
         return await self._store.get(key_id)
 
     # Reading
