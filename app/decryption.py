@@ -48,16 +48,22 @@ def _messages(encoded: Sequence[Sent]) -> list[bytes]:
 
 
 async def pictures(
-    keys: KeyService, caller: Caller, model: str, encoded: Sequence[Sent], parameters: Parameters
+    keys: KeyService,
+    caller: Caller,
+    model: str,
+    encoded: Sequence[Sent],
+    parameters: Parameters,
+    *,
+    seals: Sequence[Seal],
 ) -> list[Picture]:
-    """The images of a request, ready to be read in a worker thread.
+    """The images of a request, ready to be read in a worker thread; `seals` is what `seals_of` gave for them.
 
     Raises:
         UndecryptableImage: no image key of the caller opens one of them.
     """
     match parameters.encryption:
         case "sealed":
-            return await _unsealed(keys, caller, model, _messages(encoded), parameters.image_key)
+            return await _unsealed(keys, caller, model, _messages(encoded), seals=seals, named=parameters.image_key)
         case "pixel":
             return await _undone(keys, caller, model, encoded, parameters.image_key)
         case "lock":
@@ -67,16 +73,16 @@ async def pictures(
 
 
 async def _unsealed(
-    keys: KeyService, caller: Caller, model: str, sent: Sequence[Sent], named: str | None
+    keys: KeyService,
+    caller: Caller,
+    model: str,
+    messages: Sequence[bytes],
+    *,
+    seals: Sequence[Seal],
+    named: str | None,
 ) -> list[Picture]:
-    messages = [message for message in sent if isinstance(message, bytes)]
-    if len(messages) < len(sent):
-        raise InvalidRequest("`encryption=sealed` is of encoded images: pixels cannot be sealed")
-    try:
-        kids = [sealed.peek(message).kid for message in messages]
-    except sealed.Unsealable:
-        raise UndecryptableImage from None
-    if named is not None and any(kid != named for kid in kids):
+    kids = [seal.kid for seal in seals]
+    if len(kids) < len(messages) or (named is not None and any(kid != named for kid in kids)):
         raise UndecryptableImage
     secrets = {kid: (await keys.image_keys.open(caller, kid, "sealed")).secret for kid in set(kids)}
     return [partial(_opened, message, secrets[kid], kid, model) for message, kid in zip(messages, kids, strict=True)]

@@ -58,7 +58,7 @@ async def predict(
     asked = Asked(model.manifest, parameters, images, idempotency, seals)
     async with admitted(services.keys, caller, asked, services.settings.anonymous_rate) as request:
         rights, admission = request.rights, request.admission
-        waiting = await pictures(services.keys, request.caller, name, encoded, parameters)
+        waiting = await pictures(services.keys, request.caller, name, encoded, parameters, seals=seals)
         async with _in_time():
             views, pixels = await _decode(services, model, waiting, parameters)
         rows = [Row(shown, rights.keyed, rights.unlocked) for shown in pixels]
