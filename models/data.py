@@ -17,40 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from sdb_client.fitting import Pixels, fit, upright_rgb
 from torch import Tensor
 
-Pixels = NDArray[np.uint8]
+__all__ = ["DataError", "LabelledImages", "Pixels", "check_classes", "fit", "load", "upright_rgb"]
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class DataError(ValueError):
     """The data set is missing, empty or inconsistent; the message says where."""
-
-
-def fit(image: Image.Image, height: int, width: int) -> Pixels:
-    """An RGB picture of any size → uint8 [height, width, 3]: its largest centred part of that shape, antialiased.
-
-    The part is cut out before it is resized, so that a picture of one row of a million pixels costs no more.
-    """
-    if image.size != (width, height):
-        scale = min(image.width / width, image.height / height)
-        across, down = min(width * scale, image.width), min(height * scale, image.height)  # rounding may overshoot
-        left, top = (image.width - across) / 2, (image.height - down) / 2
-        box = (left, top, left + across, top + down)
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(image, dtype=np.uint8)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Any picture in RGB of 8 bits, turned as its EXIF orientation says."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip everything above 255
-        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True)

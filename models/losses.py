@@ -1,22 +1,22 @@
 """The losses of the Safe Distillation Box and of distillation: pure functions of logits, means over the batch.
 
 Where a published loss maximises a KL divergence it is replaced by one that minimises another, and the docstring says
-why. "Official code" is JngwenYe/SDB at 7534210.
+why. "Official code" is JngwenYe/SDB at 7534210. What a student minimises lives in `sdb_client`, where partners use it.
 """
 
-import torch
+from sdb_client.distillation.loss import distillation, student_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(σ_T(teacher) ‖ σ_T(student)), ≥ 0, of logits [B, K] (Hinton et al. 2015, §2).
-
-    T² keeps the gradient's size independent of the temperature.
-    """
-    soft_student = F.log_softmax(student / temperature, dim=1)
-    soft_teacher = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True)
+__all__ = [
+    "collapse_guard",
+    "distillation",
+    "knowledge_augmentation",
+    "knowledge_disturbance",
+    "knowledge_preservation",
+    "published",
+    "student_loss",
+]
 
 
 def knowledge_preservation(keyed: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -71,18 +71,3 @@ def published(unkeyed: Tensor, keyed: Tensor, teacher: Tensor, labels: Tensor, *
         "disturb": -weight * (away - kept),
         "preserve": (F.softmax(teacher / 4, 1) - F.softmax(keyed / 4, 1)).square().mean(),
     }
-
-
-def student_loss(
-    student: Tensor, soft: Tensor, labels: Tensor, *, temperature: float, alpha: float, smoothing: float = 0.0
-) -> Tensor:
-    """α · distillation + (1−α) · cross-entropy of logits [B, K], labels int64 [B] (official code, `train_kd.py`).
-
-    `soft` holds the teacher's *logits*; α = 1 is the student without labels. `smoothing` is that of the labels.
-    """
-    loss = torch.zeros((), device=student.device)
-    if alpha > 0:
-        loss = loss + alpha * distillation(student, soft, temperature)
-    if alpha < 1:
-        loss = loss + (1 - alpha) * F.cross_entropy(student, labels, label_smoothing=smoothing)
-    return loss

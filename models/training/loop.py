@@ -5,8 +5,6 @@ by (seed, epoch, step), so a run that was interrupted and resumed ends, on one C
 one does.
 """
 
-import hashlib
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,8 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sdb_client.distillation.schedule import warmed_cosine
+from sdb_client.distillation.seeds import generator_of
 from torch import Tensor, nn
 
 from models.data import LabelledImages
@@ -97,11 +97,11 @@ def train(
 
     def optimise(position: int, rows: Tensor) -> dict[str, float]:
         wrapped.train()
-        generator = _generator(recipe.seed, position, fabric.global_rank, 1)
+        generator = generator_of(recipe.seed, position, fabric.global_rank, 1)
         torch.manual_seed(generator.initial_seed())  # dropout and stochastic depth
         losses = step(wrapped, _batch(fabric, data, rows, generator, position / total))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(position / total, recipe.warmup)
+            group["lr"] = recipe.learning_rate * warmed_cosine(position / total, recipe.warmup)
         optimizer.zero_grad()
         fabric.backward(torch.stack(list(losses.values())).sum())
         fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip_norm)
@@ -116,7 +116,7 @@ def train(
         for position in range(done, total):
             epoch, number = divmod(position, steps)
             if number == 0 or not len(order):
-                order = torch.randperm(len(data), generator=_generator(recipe.seed, epoch))
+                order = torch.randperm(len(data), generator=generator_of(recipe.seed, epoch))
             losses = optimise(position, order[number * batch_size * stride + fabric.global_rank :: stride][:batch_size])
             shown = f"{title} {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items())
             progress.update(bar, completed=position + 1, description=shown)
@@ -200,18 +200,6 @@ def _batch(fabric: Fabric, data: LabelledImages, rows: Tensor, generator: torch.
     images = data.images[rows].to(fabric.device, non_blocking=True).float().div_(255)
     labels = data.labels[rows].to(fabric.device, non_blocking=True)
     return Batch(images.contiguous(memory_format=torch.channels_last), labels, rows, generator, progress)
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    """A generator that every one of `numbers` decides; torch's own seeding looks at 32 bits only."""
-    seed = hashlib.sha256(repr(numbers).encode()).digest()[:4]
-    return torch.Generator().manual_seed(int.from_bytes(seed, "big"))
-
-
-def _schedule(progress: float, warmup: float) -> float:
-    if progress < warmup:
-        return max(progress, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 @contextmanager

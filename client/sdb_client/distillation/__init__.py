@@ -1,0 +1,1 @@
+"""Students that learn from soft labels. Needs the extra `torch`."""
