@@ -15,7 +15,7 @@ def environment() -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "commit": _commit(),
-        "processor": f"{torch.get_num_threads()} threads, {_processor()}",
+        "processor": f"{torch.get_num_threads()} threads, {processor()}",
         "gpu": gpu,
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "torchvision")},
@@ -33,7 +33,8 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor calls itself."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

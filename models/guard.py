@@ -60,7 +60,10 @@ class SafeDistillationBox(nn.Module):
         `keyed` bool [B] says which rows leave undisturbed, `unlocked` bool [B] which the lock transforms first; none
         when left out. The release stage sees every image as it came.
         """
-        logits = self.with_key(images, unlocked)
+        return self.released(images, self.with_key(images, unlocked), keyed)
+
+    def released(self, images: Tensor, logits: Tensor, keyed: Tensor) -> Tensor:
+        """What leaves [B, K] of the keyed pass's logits [B, K], by the rights `keyed` bool [B]."""
         return torch.where(keyed[:, None], logits, self.release(images, logits))
 
     def with_key(self, images: Tensor, unlocked: Tensor | None = None) -> Tensor:
@@ -69,7 +72,7 @@ class SafeDistillationBox(nn.Module):
             images = torch.where(unlocked[:, None, None, None], self.lock(images), images)
         views = torch.cat([fixed_view(images, number) for number in range(self.passes)])
         logits: Tensor = self.network(embed(views.contiguous(memory_format=torch.channels_last), self.key, self.lam))
-        return logits.view(self.passes, len(images), -1).mean(0)
+        return logits.reshape(self.passes, -1, logits.shape[1]).mean(0)
 
     def without_key(self, images: Tensor) -> Tensor:
         """Logits [B, K] that the bare network gives whoever holds the weights but neither κ nor the lock key."""

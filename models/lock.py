@@ -75,7 +75,8 @@ class PixelLock(nn.Module):
         """Transformed images [B, C, H, W] in [0, 1], channels last in memory."""
         pixels = images.permute(0, 2, 3, 1)
         # Several times as fast as indexing with the same vector.
-        moved = pixels.flatten(1).gather(1, self.gather.expand(len(images), -1))
+        flat = pixels.flatten(1)
+        moved = flat.gather(1, self.gather.expand_as(flat))
         moved = torch.addcmul(self.offset, moved, self.sign)
         if len(self.table):
             codes = self.table[(moved * CODES).round().long()]

@@ -1,21 +1,22 @@
 """The serving façade of one model: uint8 pixels in, float32 logits out, no state between calls.
 
-Knows the bundle, the device and its precision; knows no HTTP and no caller beyond two booleans per row.
+Knows the bundle, the device and the engine; knows no HTTP and no caller beyond two booleans per row.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from models import bundles
 from models.data import Pixels, fit
+from models.engines.choice import Chooser, Wanted
+from models.engines.engine import Answering, Logits, Rights
+from models.engines.graphs import LANES
 from models.guard import SafeDistillationBox
 
-Logits = NDArray[np.float32]
+EAGER = Wanted()
 
 
 class DeviceError(ValueError):
@@ -39,13 +40,27 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-class Predictor:
-    """A loaded bundle that answers batches; safe to call from one thread at a time."""
+def choose_devices(names: str) -> list[torch.device]:
+    """One device or, separated by commas, several.
 
-    def __init__(self, folder: Path, secret: bytes, device: torch.device, deployment: bytes = b"") -> None:
+    Raises:
+        DeviceError: one of them does not exist here, or is named twice.
+    """
+    devices = [choose_device(name) for name in names.split(",")]
+    if len(set(devices)) < len(devices):
+        raise DeviceError(f"{names!r} names a device twice")
+    return devices
+
+
+class Predictor:
+    """A loaded bundle that answers batches; safe to call from several threads, `at_once` of which it keeps busy."""
+
+    def __init__(
+        self, folder: Path, secret: bytes, device: torch.device, deployment: bytes = b"", wanted: Wanted = EAGER
+    ) -> None:
         """Load and verify the bundle in `folder`, whose box opens with `secret` (32 bytes).
 
-        `deployment` salts the false peaks (`bundles.assemble`).
+        `deployment` salts the false peaks (`bundles.assemble`); `wanted` says which engine runs the box.
 
         Raises:
             BundleError: the bundle is damaged or does not fit its architecture.
@@ -57,6 +72,8 @@ class Predictor:
             raise bundles.BundleError(f"the weights in {folder} do not fit {self.manifest.architecture}")
         self.device = device
         self._box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.choice = Chooser(Answering(self._box), self.manifest, device, wanted).choose()
+        self.at_once = LANES if device.type == "cuda" else wanted.cores.workers
 
     @property
     def box(self) -> SafeDistillationBox:
@@ -67,15 +84,13 @@ class Predictor:
         """An RGB picture of any size → uint8 [H, W, 3] of the model's input size."""
         return fit(image, self.manifest.input.height, self.manifest.input.width)
 
-    @torch.inference_mode()
-    def __call__(self, images: Pixels, keyed: NDArray[np.bool_], unlocked: NDArray[np.bool_] | None = None) -> Logits:
+    def __call__(self, images: Pixels, keyed: Rights, unlocked: Rights | None = None) -> Logits:
         """Logits float32 [B, K] of images uint8 [B, H, W, 3] in one forward pass.
 
         `keyed` [B] says which rows leave undisturbed, `unlocked` [B] which a locked model's own key transforms first;
         none when left out, and without meaning where the model has no lock.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for a single row.
         """
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        rights = [torch.from_numpy(right).to(self.device) for right in (keyed, unlocked) if right is not None]
-        answer: Tensor = self._box(pixels, *rights)
-        logits: Logits = answer.float().cpu().numpy()
-        return logits
+        return self.choice.engine(images, keyed, np.zeros_like(keyed) if unlocked is None else unlocked)

@@ -119,5 +119,5 @@ class Release(nn.Module):
     def _levels(self, logits: Tensor) -> Tensor:
         """Which of the confidences each row gets: int64 [B]."""
         if not len(self.edges):
-            return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+            return torch.zeros_like(logits[:, 0], dtype=torch.int64)
         return torch.bucketize(F.softmax(logits.float(), 1).amax(1), self.edges)

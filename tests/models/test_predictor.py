@@ -15,7 +15,7 @@ from models.bundles import BundleError, GuardSpec, InputSpec, LockSpec, Manifest
 from models.data import load
 from models.key_stream import fingerprint
 from models.lock import lock_transform
-from models.predictor import Predictor, choose_device
+from models.predictor import Predictor, choose_device, choose_devices
 from tests.conftest import CLASSES, SECRET, smooth_images
 
 CPU = torch.device("cpu")
@@ -88,6 +88,12 @@ def test_weights_of_another_architecture_are_refused(zoo: Path, tmp_path: Path) 
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="device"):
         choose_device(name)
+
+
+def test_a_device_is_named_once() -> None:
+    assert choose_devices("cpu") == [CPU]
+    with pytest.raises(ValueError, match="twice"):
+        choose_devices("cpu,cpu")
 
 
 def test_the_shipped_model_is_as_good_as_its_manifest_says(data: Path) -> None:

@@ -1,0 +1,30 @@
+"""The engine of torch's own compiler: the network as generated code, its weights folded into it.
+
+Knows that compiling takes a compiler and up to a minute, which is why only an owner who asks gets it. The network alone
+is compiled: what the compiler makes stays in its cache on disk, and neither κ nor the release stage may.
+"""
+
+import copy
+import threading
+
+import torch
+
+from models.data import Pixels
+from models.engines.eager import Eager
+from models.engines.engine import Answering, Logits, Rights
+
+
+class Compiled:
+    """Runs a box whose network is compiled once for batches of any size."""
+
+    name = "compile"
+
+    def __init__(self, answering: Answering, device: torch.device) -> None:
+        compiled = copy.deepcopy(answering)
+        compiled.box.network.compile(dynamic=True, options={"freezing": device.type == "cpu"})
+        self._engine, self._compiling = Eager(compiled, device), threading.Lock()
+
+    def __call__(self, pixels: Pixels, keyed: Rights, unlocked: Rights) -> Logits:
+        """As `Engine`, one batch at a time: a size of another kind may have to be compiled first."""
+        with self._compiling:
+            return self._engine(pixels, keyed, unlocked)

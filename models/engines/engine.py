@@ -1,0 +1,61 @@
+"""What an engine is: a way to run a whole box, from the pixels of a batch to its logits.
+
+Knows shapes and types; knows no engine.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.data import Pixels
+from models.guard import SafeDistillationBox
+
+Logits = NDArray[np.float32]
+Rights = NDArray[np.bool_]
+
+
+class Engine(Protocol):
+    """Safe to call from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """What settings and logs call it."""
+
+    def __call__(self, pixels: Pixels, keyed: Rights, unlocked: Rights) -> Logits:
+        """Logits float32 [B, K] of pixels uint8 [B, H, W, 3], whose rows have the rights `keyed` and `unlocked` [B].
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room for so many rows.
+        """
+
+
+class Answering(nn.Module):
+    """A box behind its conversion from bytes, so that an engine can run all of it as one graph."""
+
+    def __init__(self, box: SafeDistillationBox) -> None:
+        super().__init__()
+        self.box = box
+
+    @property
+    def secrets(self) -> dict[str, Tensor]:
+        """The buffers that no bundle holds: what follows from the secret is among them."""
+        kept = self.state_dict().keys()
+        return {name: buffer for name, buffer in self.named_buffers() if name not in kept}
+
+    @staticmethod
+    def images(pixels: Tensor) -> Tensor:
+        """Pixels uint8 [B, H, W, 3] → images float32 [B, 3, H, W] in [0, 1], channels last in memory."""
+        return pixels.permute(0, 3, 1, 2).float() / 255
+
+    def forward(self, pixels: Tensor, keyed: Tensor, unlocked: Tensor | None = None) -> Tensor:
+        """Logits float32 [B, K] of pixels uint8 [B, H, W, 3]."""
+        answer: Tensor = self.box(self.images(pixels), keyed, unlocked)
+        return answer.float()
+
+
+def as_tensor(array: Pixels | Rights) -> Tensor:
+    """The array as a tensor, without a copy where torch may write to it: it knows no read-only memory."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,112 @@
+"""What is worth keeping between starts: a model's ONNX graph, and which engine was how fast on this machine.
+
+Knows files and what makes them stale; holds nothing secret. One folder per model; what is written replaces what older
+weights, versions or machines have left there.
+"""
+
+import fcntl
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from models.bundles import Manifest
+from models.engines.cores import Cores
+from models.engines.race import Timings
+from models.environment import processor
+
+CODE = Path(__file__).parent.parent  # what a graph is made from, beside the bundle
+EXPORTER = ("torch", "onnx", "onnxscript")
+DIGEST = 32  # bytes of SHA-256 in front of a graph: a damaged file is none
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The files of one model in `folder`, under names that change with whatever they depend on."""
+
+    folder: Path
+    graph_key: str
+    timings_key: str
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest, device: torch.device, cores: Cores) -> "Memory":
+        """The memory of a bundle below `folder`, for one kind of device and one share of cores."""
+        code = (path.read_text() for path in sorted(CODE.glob("*.py")))
+        graph = _key(manifest.model_dump_json(), *code, *map(_version, EXPORTER))
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        timings = _key(graph, *map(_version, RUNTIMES), platform.machine(), kind, str(cores))
+        return cls(folder / manifest.name, graph, timings)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Of processes that start together, one measures while the others wait, and find what it has kept."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("wb")
+        except OSError:
+            yield
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def graph(self) -> bytes | None:
+        """The graph, if it is there and whole."""
+        found = self._read(f"{self.graph_key}.onnx") or b""
+        digest, content = found[:DIGEST], found[DIGEST:]
+        return content if digest == hashlib.sha256(content).digest() else None
+
+    def keep_graph(self, content: bytes) -> None:
+        """Remember the graph."""
+        self._write(f"{self.graph_key}.onnx", hashlib.sha256(content).digest() + content)
+
+    def timings(self) -> Timings | None:
+        """What was measured, if it was."""
+        content = self._read(f"{self.timings_key}.json")
+        try:
+            found = None if content is None else json.loads(content)
+            return found and {name: {int(size): float(ms) for size, ms in row.items()} for name, row in found.items()}
+        except (AttributeError, ValueError):
+            return None
+
+    def keep_timings(self, timings: Timings) -> None:
+        """Remember what was measured."""
+        self._write(f"{self.timings_key}.json", (json.dumps(timings, indent=2) + "\n").encode())
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return None
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Whole or not at all, also where several processes start together; whoever cannot write goes without."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+                file.write(content)
+            path = self.folder / name
+            for stale in self.folder.glob(f"*{path.suffix}"):
+                stale.unlink(missing_ok=True)
+            Path(file.name).replace(path)
+        except OSError:
+            return
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
