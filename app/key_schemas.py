@@ -21,6 +21,7 @@ from keys.records import (
     KeyPatch,
     KeyRecord,
     KeyState,
+    LedgerLine,
     RateLimit,
     UsageBucket,
 )
@@ -158,6 +159,12 @@ class Usage(BaseModel):
 
     bucket: Bucket
     usage: list[UsageBucket]
+
+
+class Ledger(BaseModel):
+    """The last changes of a key's budget, oldest first."""
+
+    ledger: list[LedgerLine]
 
 
 class AuditPage(BaseModel):

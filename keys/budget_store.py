@@ -24,11 +24,13 @@ from keys.errors import (
     UndecryptableImage,
 )
 from keys.image_store import hash_of
+from keys.pipelines import Argument
 from keys.records import (
     Admission,
     Budget,
     Idempotency,
     KeyRecord,
+    LedgerLine,
     Proof,
     RateLimit,
     Seal,
@@ -36,14 +38,9 @@ from keys.records import (
     UsageBucket,
     instant,
 )
-from keys.scripting import Argument, Scripts
+from keys.scripting import Scripts
 
-HOLD_LIFE_S = 120.0
-FRESH_S = 300  # how far the time in a sealed image may be from the store's clock
-UNTIMED_LIFE_S = 24 * 3600  # how long one without a time is remembered
-REPLAY_LIFE_S = 24 * 3600
 BURIED_LIFE_S = 25 * 3600  # longer than a token may live
-REFUSAL_LOGGED_EVERY_S = 60
 HOURS_SHOWN, DAYS_SHOWN = 14 * 24, 400
 
 
@@ -77,22 +74,23 @@ class BudgetStore:
             IdempotencyMismatch, IdempotencyInProgress: its name came before.
             UndecryptableImage: one of its sealed images came before, or says that it was sealed at quite another time.
         """
-        hold, name = secrets.token_hex(12), _record(key.id, ask.idempotency)
-        arguments: list[Argument] = [key.revision, proof.digest, proof.epoch, proof.token, ask.images, ask.charge, hold]
-        arguments += [int(1000 * HOLD_LIFE_S), ask.model, name]
-        arguments += [ask.idempotency.fingerprint if ask.idempotency else "", REPLAY_LIFE_S, REFUSAL_LOGGED_EVERY_S]
-        arguments += [FRESH_S, UNTIMED_LIFE_S, *(part for seal in ask.seals for part in (seal.name, _time(seal)))]
+        hold = secrets.token_hex(12)
+        who = f"{key.revision} {proof.digest} {proof.epoch} {proof.token}"
+        arguments: list[Argument] = [f"{who} {ask.images} {ask.charge} {hold} {ask.model}"]
+        if ask.idempotency or ask.seals:
+            arguments += [_record(key.id, ask.idempotency), ask.idempotency.fingerprint if ask.idempotency else ""]
+            arguments += [part for seal in ask.seals for part in (seal.name, _time(seal))]
         verdict, *rest = await self._scripts.run("admit", [hash_of(key.id)], arguments)
         if verdict not in {"held", "replayed"}:
-            raise _refusal(verdict, rest, ask)
+            raise _refusal(verdict, rest, key, ask)
         return Admission(
             key_id=key.id,
             hold=hold,
             images=ask.images,
             charge=ask.charge if verdict == "held" else 0,
             model=ask.model,
-            budget=_budget(rest),
-            standings=_standings(key.rate_limits, rest[5:]),
+            budget=_budget(key, rest),
+            standings=_standings(key.rate_limits, rest[3:]),
             idempotency=ask.idempotency,
             seals=ask.seals,
             replayed=verdict == "replayed",
@@ -135,8 +133,7 @@ class BudgetStore:
 
     async def refused(self, key_id: str, model: str, code: str, images: int) -> bool:
         """Count a refusal that no script has counted; whether it is the first of its kind for a minute."""
-        arguments: list[Argument] = [model, code, images, REFUSAL_LOGGED_EVERY_S]
-        return bool(await self._scripts.run("refuse", [hash_of(key_id)], arguments))
+        return bool(await self._scripts.run("refuse", [hash_of(key_id)], [model, code, images]))
 
     async def usage(self, key_id: str, bucket: Literal["hour", "day"]) -> list[UsageBucket]:
         """What a key was answered: the hours of the last two weeks or the days of the last 400, oldest first."""
@@ -157,11 +154,11 @@ class BudgetStore:
             for (start, model, outcome), images in sorted(counted.items())
         ]
 
-    async def ledger(self, key_id: str, size: int) -> list[dict[str, str]]:
-        """The last `size` changes of a key's budget, oldest first: kind, count, and `used` and `granted` after it."""
+    async def ledger(self, key_id: str, size: int) -> list[LedgerLine]:
+        """The last `size` changes of a key's budget, oldest first."""
         async with available():
-            lines: Any = await self._redis.xrevrange(f"{hash_of(key_id)}:ledger", count=size)
-        return [fields for _, fields in reversed(lines)]
+            lines: Any = await self._redis.lrange(f"{hash_of(key_id)}:ledger", -size, -1)
+        return [_line(str(line)) for line in lines]
 
 
 def buried(key_id: str, token: str) -> str:
@@ -178,11 +175,11 @@ PLAIN_REFUSALS: dict[str, Callable[[], KeyServiceError]] = {
 }
 
 
-def _refusal(verdict: str, rest: Sequence[Any], ask: Ask) -> KeyServiceError:
+def _refusal(verdict: str, rest: Sequence[Any], key: KeyRecord, ask: Ask) -> KeyServiceError:
     if verdict == "exceeded":
-        budget = _budget(rest)
+        budget = _budget(key, rest)
         limit, remaining = budget.limit or 0, budget.remaining or 0
-        return QuotaExceeded(limit, remaining, ask.charge, budget.resets_at, first=bool(rest[5]))
+        return QuotaExceeded(limit, remaining, ask.charge, budget.resets_at, first=bool(rest[3]))
     if verdict == "limited":
         return RateLimited(str(rest[0]), _wait(rest[1]), first=bool(rest[2]))
     return PLAIN_REFUSALS[verdict]()
@@ -196,20 +193,29 @@ def _wait(milliseconds: str) -> float | None:
     return None if int(milliseconds) < 0 else int(milliseconds) / 1000
 
 
-def _budget(fields: Sequence[str]) -> Budget:
-    limit, remaining, granted, refill, resets_at = fields[:5]
+def _budget(key: KeyRecord, fields: Sequence[str]) -> Budget:
+    """The budget after a verdict, which is given on the very revision of the key that `key` is."""
+    remaining, granted, resets_at = fields[:3]
     return Budget.model_construct(
-        limit=int(limit) if limit else None,
+        limit=key.budget.limit,
         remaining=int(remaining) if remaining else None,
         granted=int(granted),
-        refill=refill,
+        refill=key.budget.refill,
         resets_at=instant(float(resets_at)) if resets_at else None,
     )
 
 
-def _standings(rates: Sequence[RateLimit], flat: Sequence[Any]) -> tuple[Standing, ...]:
-    triples = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-    return tuple(Standing(rates[int(number) - 1], int(left), int(reset) / 1000) for number, left, reset in triples)
+def _standings(rates: Sequence[RateLimit], flat: Sequence[str]) -> tuple[Standing, ...]:
+    """What is told of each rate limit; nothing is of a request without images, or of a repeated call."""
+    if not flat:
+        return ()
+    pairs = zip(rates, flat[::2], flat[1::2], strict=True)
+    return tuple(Standing(rate, int(left), int(reset_ms) / 1000) for rate, left, reset_ms in pairs)
+
+
+def _line(text: str) -> LedgerLine:
+    time, kind, *numbers = text.split()
+    return LedgerLine(datetime.fromtimestamp(int(time) / 1000, UTC), kind, *map(int, numbers))
 
 
 def _record(key_id: str, idempotency: Idempotency | None) -> str:

@@ -108,4 +108,9 @@ async def available() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"the key store does not answer ({type(error).__name__})") from error
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """What a failure to reach the store is to a request."""
+    return StoreUnavailable(f"the key store does not answer ({type(error).__name__})")

@@ -6,6 +6,7 @@ KeyServiceError
 ├── QuotaExceeded       the budget is spent
 ├── RateLimited         a window is full
 ├── UnknownKey          an admin names a key, or an image key, that does not exist
+├── RevisionMismatch    an admin changes a key as it was, and it is not so any more
 ├── ChangeRefused       an admin asks for a change that this key cannot have
 ├── IdempotencyMismatch, IdempotencyInProgress   the Idempotency-Key came before, with another request or just now
 ├── UndecryptableImage  no image key of the caller opens the image, or it came before
@@ -90,6 +91,15 @@ class UnknownKey(KeyServiceError):
     """No key has this id."""
 
     code = "unknown-key"
+
+
+class RevisionMismatch(KeyServiceError):
+    """The key was changed since the revision that the admin has read."""
+
+    code = "precondition-failed"
+
+    def __init__(self) -> None:
+        super().__init__("the key was changed since it was read; read it again, and change it as it is now")
 
 
 class ChangeRefused(KeyServiceError):

@@ -27,6 +27,7 @@ from keys.errors import ConfigurationError, InvalidCredential
 SECRET_BYTES = 32
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 KeyClass = Literal["adm", "cli"]
+CHECKSUM = 6  # characters
 API_KEY = re.compile(r"sdb_(adm|cli)_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
 NONCE_BYTES, FINGERPRINT_BYTES = 12, 8
 FEWEST_DISTINCT_BYTES = 8  # 32 random bytes have fewer with a probability below 10^-30
@@ -58,10 +59,21 @@ def check_api_key(text: str) -> KeyClass:
     Raises:
         InvalidCredential: the form or the checksum is wrong.
     """
+    check_checksum(text)
     match = API_KEY.fullmatch(text)
-    if match is None or base62(zlib.crc32(text[:-6].encode()), 6) != match[3]:
+    if match is None:
         raise InvalidCredential
     return "adm" if match[1] == "adm" else "cli"
+
+
+def check_checksum(text: str) -> None:
+    """Pass whatever ends with the checksum of an API key.
+
+    Raises:
+        InvalidCredential: it does not.
+    """
+    if not text.isascii() or base62(zlib.crc32(text[:-CHECKSUM].encode()), CHECKSUM) != text[-CHECKSUM:]:
+        raise InvalidCredential
 
 
 def to_text(secret: bytes) -> str:

@@ -271,6 +271,21 @@ class UsageBucket:
     images: int
 
 
+@dataclass(frozen=True)
+class LedgerLine:
+    """A change of a key's budget: `kind` is charge, release, lapse, refill, top-up or limit.
+
+    `count` is what it took (negative: gave back; of a top-up, gave), `used` of the limit and `granted` of the grants
+    are what it left.
+    """
+
+    at: datetime
+    kind: str
+    count: int
+    used: int
+    granted: int
+
+
 def instant(seconds: float) -> datetime:
     """Seconds since 1970 as a UTC time of whole seconds, as all times of the API are."""
     return datetime.fromtimestamp(int(seconds), UTC)

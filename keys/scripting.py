@@ -3,6 +3,7 @@
 Knows Redis; knows no key. Every script begins with scripts/budget.lua.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +12,24 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from keys.connection import available
-from keys.errors import StoreUnavailable
+from keys.pipelines import Argument, Pipelines
 
+Call = tuple[Sequence[str], Sequence[Argument]]
+"""The names that a script touches, and its other arguments."""
 FOLDER = Path(__file__).parent / "scripts"
 PRELUDE = "budget"
-REPLICATED_WITHIN_MS = 500
-Argument = str | int | float
 
 
 class Scripts:
-    """The scripts of `scripts/`; `replicas` servers must have heard of what is run durably."""
+    """The scripts of `scripts/`; `replicas` servers must have heard of what is run durably.
+
+    Calls that come together share a round trip.
+    """
 
     def __init__(self, client: Redis, replicas: int = 0) -> None:
-        self._redis, self._replicas = client, replicas
+        self._pipelines = Pipelines(client)
+        self._durable = Pipelines(client, replicas) if replicas else self._pipelines
+        self._replicas = replicas
         prelude = (FOLDER / f"{PRELUDE}.lua").read_text()
         self._texts = {path.stem: prelude + path.read_text() for path in FOLDER.glob("*.lua") if path.stem != PRELUDE}
         self._digests = {
@@ -33,11 +38,7 @@ class Scripts:
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401 - Lua's answer
         """What the script answers; raises StoreUnavailable."""
-        async with available():
-            try:
-                return await self._redis.evalsha(self._digests[name], len(keys), *keys, *args)
-            except NoScriptError:
-                return await self._redis.eval(self._texts[name], len(keys), *keys, *args)
+        return await self._run(self._pipelines, name, keys, args)
 
     async def run_durably(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401
         """The same, and the replicas have it too.
@@ -45,13 +46,27 @@ class Scripts:
         Raises:
             StoreUnavailable: the store does not answer, or too few replicas have it: it may be lost in a fail-over.
         """
-        if not self._replicas:
-            return await self.run(name, keys, args)
-        async with available():
-            try:
-                return await self._heard(keys[0], "evalsha", self._digests[name], len(keys), *keys, *args)
-            except NoScriptError:
-                return await self._heard(keys[0], "eval", self._texts[name], len(keys), *keys, *args)
+        return await self._run(self._durable, name, keys, args)
+
+    async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """What the script answers to each of several calls; raises StoreUnavailable."""
+        replies = [self._pipelines.send(keys[0], *self._known(name, keys, args)) for keys, args in calls]
+        answers = await asyncio.gather(*replies, return_exceptions=True)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            return [await self.run(name, *call) for call in calls]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
+
+    async def _run(self, pipelines: Pipelines, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401
+        try:
+            return await pipelines.send(keys[0], *self._known(name, keys, args))
+        except NoScriptError:
+            return await pipelines.send(keys[0], "EVAL", self._texts[name], len(keys), *keys, *args)
+
+    def _known(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
+        return ("EVALSHA", self._digests[name], len(keys), *keys, *args)
 
     async def heard(self, key: str) -> None:
         """Return when the replicas have all that the store has so far; of what belongs to `key`, in a cluster.
@@ -60,33 +75,4 @@ class Scripts:
             StoreUnavailable: as `run_durably` does.
         """
         if self._replicas:
-            async with available():
-                await self._heard(key, "ping")
-
-    async def _heard(self, key: str, verb: str, *parts: Argument) -> Any:  # noqa: ANN401
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            getattr(pipeline, verb)(*parts)
-            # WAIT is for what this connection wrote last, and a script whose work was done before writes nothing.
-            pipeline.incr(f"{key}:heard")
-            pipeline.execute_command("WAIT", self._replicas, REPLICATED_WITHIN_MS)
-            answer, _, heard = await pipeline.execute()
-        if heard < self._replicas:
-            raise StoreUnavailable(f"{heard} of {self._replicas} replicas have acknowledged the change in time")
-        return answer
-
-    async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
-        """What the script answers to each of several calls, in one round trip."""
-        async with available():
-            try:
-                return await self._all("evalsha", self._digests[name], calls)
-            except NoScriptError:
-                return await self._all("eval", self._texts[name], calls)
-
-    async def _all(
-        self, verb: str, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for keys, args in calls:
-                getattr(pipeline, verb)(script, len(keys), *keys, *args)
-            answers: list[Any] = await pipeline.execute()
-            return answers
+            await self._durable.send(key, "PING")

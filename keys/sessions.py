@@ -1,6 +1,7 @@
 """Sessions of people who work in the console: started with an API key, over when idle, old, or when the key is.
 
-Knows the rules; the store, the cryptography and the clock are passed in. Knows no cookie and no page.
+Knows the rules, and writes every start and what was refused one into the audit log; the store, the cryptography and the
+clock are passed in. Knows no cookie and no page.
 """
 
 import re
@@ -8,14 +9,17 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from keys.addresses import network_of
+from keys.changes import Changes
 from keys.errors import UnknownKey
 from keys.material import Vault, to_text
-from keys.records import KeyRecord
+from keys.records import Act, KeyRecord, Origin
 from keys.session_store import Kept
-from keys.store import KeyStore
+from keys.store import Change, KeyStore
 
 ID_BYTES = 32
 SESSION_ID = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+CONSOLE = "console"  # what a refused login was for, and who is said to have asked: there is no key
 IDLE_S, LONGEST_S = 30 * 60.0, 12 * 3600.0
 
 
@@ -30,17 +34,29 @@ class Session:
 class SessionService:
     """One per process; safe for concurrent requests."""
 
-    def __init__(self, store: KeyStore, vault: Vault, clock: Callable[[], float], idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, store: KeyStore, vault: Vault, changes: Changes, clock: Callable[[], float], idle_s: float = IDLE_S
+    ) -> None:
         self._keys, self._store, self._vault, self._clock = store, store.sessions, vault, clock
-        self._idle_s = idle_s
+        self._changes, self._idle_s = changes, idle_s
 
-    async def start(self, key: KeyRecord) -> str:
+    async def start(self, key: KeyRecord, origin: Origin) -> str:
         """A new session of `key`: its id, which only the browser keeps; the store has an HMAC of it."""
+        await self._log("session.start", key.id, key.id, origin)
         session_id = to_text(secrets.token_bytes(ID_BYTES))
         csrf = to_text(secrets.token_bytes(ID_BYTES))
         kept = Kept(key_id=key.id, epoch=key.epoch, csrf=csrf, started_at=int(self._clock()))
         await self._store.insert(self._digests(session_id)[0], kept, self._idle_s)
         return session_id
+
+    async def refused(self, origin: Origin) -> None:
+        """Write down that a login was refused, once a minute for each network."""
+        if await self._keys.budgets.refused(CONSOLE, "", f"login {network_of(origin.address)}", 0):
+            await self._log("session.refuse", CONSOLE, CONSOLE, origin)
+
+    async def _log(self, action: str, target: str, actor: str, origin: Origin) -> None:
+        act = Act(actor, origin.request_id, origin.address)
+        await self._changes.make(action, target, act, lambda _: Change([]))
 
     async def find(self, session_id: str) -> Session | None:
         """The session of this id; None if it never was or is over.

@@ -4,9 +4,10 @@ Knows the layout; knows no secret (digests come in) and no caller's rights. Per 
 
 * `sdb:{ID}` hash: `record` (JSON: what no script reads), `state`, `revision`, `epoch`, `expires_at`, `limit`, `refill`,
   `resets_at`, `used`, `granted`, `period`, `rates`, `last_used`, `master`, `digest:HMAC` → empty, or until when (ms),
-  `rate:NAME` (a window), `held:HOLD` (what a hold has taken)
-* `sdb:{ID}:holds` sorted set: answers charged and not yet given
-* `sdb:{ID}:ledger` stream: every change of the budget, `sdb:{ID}:usage:DAY` hash: what was answered
+  `rate:NAME` (a window), `held:HOLD` (answers charged and not yet given: until when (ms), period, of the limit, of the
+  grants), `due` (ms): no hold lapses before
+* `sdb:{ID}:settled` sorted set: holds that were made final just now, by when that may be forgotten (ms)
+* `sdb:{ID}:ledger` list: every change of the budget, `sdb:{ID}:usage:DAY` hash: what was answered
 * `sdb:{ID}:image-keys` (keys/image_store.py), `sdb:{ID}:seen:KID:IV`: a sealed image was opened; expires
 * `sdb:{ID}:request:NAME`, `sdb:{ID}:buried:TOKEN`, `sdb:{ID}:refused:CODE`: expire
 
@@ -31,7 +32,7 @@ from keys.records import KeyRecord, RateLimit, instant
 from keys.scripting import Scripts
 from keys.session_store import SessionStore
 
-LAYOUT = "2"
+LAYOUT = "3"
 AUDIT, HEAD = "sdb:audit", "sdb:audit:head"
 RECORD = {"id", "kind", "name", "scopes", "models", "created_at", "metadata"}
 ENTRY_NAME = re.compile(r"\d{1,15}-\d{1,15}", re.ASCII)
@@ -228,7 +229,15 @@ class KeyStore:
 
 def insertion(record: KeyRecord, digest: str, number: int, image_keys_: Mapping[str, Entry]) -> list[Command]:
     """Add a new key that is found under `digest`, and its first image keys by `kid`."""
-    unused = {"used": "0", "granted": "0", "period": "0", "resets_at": "", "last_used": "", f"digest:{digest}": ""}
+    unused = {
+        "used": "0",
+        "granted": "0",
+        "period": "0",
+        "due": "0",
+        "resets_at": "",
+        "last_used": "",
+        f"digest:{digest}": "",
+    }
     commands = [
         _set_fields(record.id, fields_of(record) | unused),
         ["SET", _digest(digest), record.id],

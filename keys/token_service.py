@@ -45,9 +45,9 @@ class TokenService:
         return IssuedToken(self._mint.issue(key.id, key.epoch, given), self._mint.lifetime_s, sorted(given))
 
     async def good(self, key: KeyRecord, claims: Claims) -> bool:
-        """Whether a token still speaks for `key`, as it was read just now."""
-        current = key.kind == "client" and key.usable(self._clock()) and key.epoch == claims.epoch
-        return current and not await self._store.budgets.is_buried(key.id, claims.jti)
+        """Whether a token still speaks for `key`, as it was read just now; the store is asked whatever the answer."""
+        buried = await self._store.budgets.is_buried(key.id, claims.jti)
+        return not buried and key.kind == "client" and key.usable(self._clock()) and key.epoch == claims.epoch
 
     async def introspect(self, asker: KeyRecord, token: str) -> Claims | None:
         """What a token may do now; None if it is not good, or neither the asker's own nor asked for by an admin.

@@ -17,7 +17,8 @@ from app.commands.output import printable, report
 from app.commands.service import run
 from app.commands.tables import audit_line
 from keys.audit import AuditEntry, Verdict
-from keys.service import MAX_PAGE, KeyService
+from keys.directory import MAX_PAGE
+from keys.service import KeyService
 
 commands = typer.Typer(no_args_is_help=True, help="Read the audit log, and check that nobody changed it.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -9,11 +9,12 @@ import typer
 from app.commands import grants, image_keys
 from app.commands.output import report
 from app.commands.service import ACT, run
-from app.commands.tables import card, line, usage_lines
-from app.key_schemas import Bucket, Key, NewKey, Rotation, Usage, shown, shown_rotated
+from app.commands.tables import card, ledger_line, line, usage_lines
+from app.key_schemas import Bucket, Key, Ledger, NewKey, Rotation, Usage, shown, shown_rotated
+from keys.directory import MAX_LEDGER, MAX_PAGE
 from keys.image_keys import MAX_OVERLAP_S
 from keys.records import MAX_BUDGET, Budget, KeyGrant, KeyPatch, KeyRecord, Refill
-from keys.service import MAX_PAGE, KeyService
+from keys.service import KeyService
 
 commands = typer.Typer(no_args_is_help=True, help="Issue and look after keys and their image keys.")
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -54,7 +55,7 @@ def create(  # noqa: PLR0917 - typer reads options from parameters
     fields["budget"] = {"limit": None if budget is None else grants.answers(budget), "refill": refill or "none"}
     fields |= {"image_key": grants.image_key(image_key)} if image_key else {}
     grant = grants.granted(KeyGrant, fields)
-    _report_one(NewKey.of(run(lambda keys: keys.create(grant, ACT, "admin" if admin else "client"))), as_json)
+    _report_one(NewKey.of(run(lambda keys: keys.lifecycle.create(grant, ACT, "admin" if admin else "client"))), as_json)
 
 
 @commands.command("list")
@@ -64,9 +65,9 @@ def list_(
     """All keys, newest first."""
 
     async def everything(keys: KeyService) -> Sequence[Key]:
-        records, cursor = await keys.page(None, MAX_PAGE, search)
+        records, cursor = await keys.directory.page(None, MAX_PAGE, search)
         while cursor is not None:
-            more, cursor = await keys.page(cursor, MAX_PAGE, search)
+            more, cursor = await keys.directory.page(cursor, MAX_PAGE, search)
             records += more
         return await shown(keys, records)
 
@@ -77,7 +78,7 @@ def list_(
 @commands.command()
 def show(key_id: str, as_json: Json = False) -> None:
     """One key, without its secrets."""
-    _shown(lambda keys: keys.show(key_id), as_json)
+    _shown(lambda keys: keys.directory.show(key_id), as_json)
 
 
 @commands.command()
@@ -105,8 +106,8 @@ def update(  # noqa: PLR0917 - typer reads options from parameters
 
     async def changed(keys: KeyService) -> KeyRecord:
         if budget is not None or refill is not None:
-            fields["budget"] = _budget((await keys.show(key_id)).budget, budget, refill)
-        return await keys.update(key_id, grants.granted(KeyPatch, fields), ACT)
+            fields["budget"] = _budget((await keys.directory.show(key_id)).budget, budget, refill)
+        return await keys.lifecycle.update(key_id, grants.granted(KeyPatch, fields), ACT)
 
     _shown(changed, as_json)
 
@@ -129,7 +130,7 @@ def rotate(
     """Give a key a new API key; id, budget and history stay. It is printed once and can never be shown again."""
 
     async def rotated(keys: KeyService) -> Key:
-        return await shown_rotated(keys, await keys.rotate(key_id, overlap_s, ACT))
+        return await shown_rotated(keys, await keys.lifecycle.rotate(key_id, overlap_s, ACT))
 
     _report_one(run(rotated), as_json)
 
@@ -137,19 +138,19 @@ def rotate(
 @commands.command()
 def revoke(key_id: str, as_json: Json = False) -> None:
     """End a key at once and for good, and every token made from it."""
-    _shown(lambda keys: keys.revoke(key_id, ACT), as_json)
+    _shown(lambda keys: keys.lifecycle.revoke(key_id, ACT), as_json)
 
 
 @commands.command()
 def disable(key_id: str, as_json: Json = False) -> None:
     """Refuse a key and its tokens at once, until it is enabled."""
-    _shown(lambda keys: keys.disable(key_id, ACT), as_json)
+    _shown(lambda keys: keys.lifecycle.disable(key_id, ACT), as_json)
 
 
 @commands.command()
 def enable(key_id: str, as_json: Json = False) -> None:
     """Accept a disabled key again; one that is revoked stays revoked."""
-    _shown(lambda keys: keys.enable(key_id, ACT), as_json)
+    _shown(lambda keys: keys.lifecycle.enable(key_id, ACT), as_json)
 
 
 @commands.command("top-up")
@@ -159,7 +160,7 @@ def top_up(
     as_json: Json = False,
 ) -> None:
     """Give a key more answers, once; a refill neither takes them away nor gives them again."""
-    _shown(lambda keys: keys.top_up(key_id, answers, ACT), as_json)
+    _shown(lambda keys: keys.lifecycle.top_up(key_id, answers, ACT), as_json)
 
 
 @commands.command()
@@ -169,8 +170,19 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Images by hour or day, model and outcome, oldest first; what was refused is counted too."""
-    counts = run(lambda keys: keys.usage(key_id, bucket))
+    counts = run(lambda keys: keys.directory.usage(key_id, bucket))
     report(Usage(bucket=bucket, usage=counts).model_dump(mode="json") if as_json else usage_lines(counts), as_json)
+
+
+@commands.command()
+def ledger(
+    key_id: str,
+    number: Annotated[int, typer.Option("-n", min=1, max=MAX_LEDGER, help="how many lines")] = 20,
+    as_json: Json = False,
+) -> None:
+    """The last changes of a key's budget, the newest at the end; a charge counts up, what is given back counts down."""
+    lines = run(lambda keys: keys.directory.ledger(key_id, number))
+    report(Ledger(ledger=lines).model_dump(mode="json") if as_json else [ledger_line(line) for line in lines], as_json)
 
 
 def _shown(work: Callable[[KeyService], Awaitable[KeyRecord]], as_json: bool) -> None:

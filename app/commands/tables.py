@@ -8,7 +8,7 @@ import orjson
 from app.key_schemas import Key, NewKey, RotatedKey
 from keys.audit import AuditEntry
 from keys.image_keys import ImageKey
-from keys.records import Budget, RateLimit, UsageBucket
+from keys.records import Budget, LedgerLine, RateLimit, UsageBucket
 
 BAR = 5  # characters of a full bar
 DETAIL = 60  # characters of an audit entry's detail; all of it is in the JSON
@@ -62,6 +62,17 @@ def usage_lines(counts: Sequence[UsageBucket]) -> list[Row]:
         }
         for count in counts
     ]
+
+
+def ledger_line(line: LedgerLine) -> Row:
+    """A change of a key's budget in one line."""
+    return {
+        "at": f"{line.at:%Y-%m-%d %H:%M:%S}",
+        "kind": line.kind,
+        "count": f"{line.count:+}",
+        "used": line.used,
+        "granted": line.granted,
+    }
 
 
 def audit_line(entry: AuditEntry) -> Row:

@@ -20,6 +20,7 @@ from app.errors import InvalidRequest
 from app.pipeline import Services
 from keys.errors import ChangeRefused
 from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, IssuedImageKey
+from keys.lifecycle import KeyLifecycle
 from keys.records import MAX_BUDGET, Act, IssuedKey, KeyRecord
 from keys.service import KeyService
 from keys.sessions import Session
@@ -69,22 +70,22 @@ OVERLAP = Number("Hours that the old one still works", 0, MAX_OVERLAP_S // HOUR_
 ANSWERS = Number("Answers", 1, MAX_BUDGET, 100)
 
 
-def _simply(change: Callable[[KeyService, str, Act], Awaitable[KeyRecord]]) -> Do:
+def _simply(change: Callable[[KeyLifecycle, str, Act], Awaitable[KeyRecord]]) -> Do:
     """A change that takes nothing and gives no secret."""
 
     async def do(keys: KeyService, key_id: str, form: Form) -> Outcome:
-        await change(keys, key_id, form.act)
+        await change(keys.lifecycle, key_id, form.act)
         return None
 
     return do
 
 
 async def _rotate(keys: KeyService, key_id: str, form: Form) -> Outcome:
-    return await keys.rotate(key_id, OVERLAP.read(form) * HOUR_S, form.act)
+    return await keys.lifecycle.rotate(key_id, OVERLAP.read(form) * HOUR_S, form.act)
 
 
 async def _top_up(keys: KeyService, key_id: str, form: Form) -> Outcome:
-    await keys.top_up(key_id, ANSWERS.read(form), form.act)
+    await keys.lifecycle.top_up(key_id, ANSWERS.read(form), form.act)
     return None
 
 
@@ -112,17 +113,17 @@ ACTS: dict[str, Action] = {
         "Disable",
         "Every request with this key is refused from now on, until it is enabled again. Its access tokens die at once.",
         "Disable the key",
-        _simply(KeyService.disable),
+        _simply(KeyLifecycle.disable),
         destroys=True,
     ),
     "enable": Action(
-        "Enable", "Requests with this key are answered again.", "Enable the key", _simply(KeyService.enable)
+        "Enable", "Requests with this key are answered again.", "Enable the key", _simply(KeyLifecycle.enable)
     ),
     "revoke": Action(
         "Revoke",
         "The key ends now and for good, and every access token made from it. This cannot be undone.",
         "Revoke the key for good",
-        _simply(KeyService.revoke),
+        _simply(KeyLifecycle.revoke),
         destroys=True,
     ),
     "image-key": Action(
@@ -168,7 +169,7 @@ async def do(key_id: str, act: str, named: Named, form: AdminForm, services: Ser
 async def _ask(
     session: Session, services: Services, key_id: str, act: str, named: Action, *, problem: str = ""
 ) -> Response:
-    record = await services.keys.show(key_id)
+    record = await services.keys.directory.show(key_id)
     return render(
         "act.html",
         session,

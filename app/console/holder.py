@@ -16,8 +16,8 @@ router = APIRouter(prefix="/console/me", include_in_schema=False, route_class=Pa
 async def own_key(session: HolderVisit, services: ServicesDep, bucket: chart.Bucket = "day") -> Response:
     """The visitor's own key."""
     key, now = session.key, formats.now()
-    days = await services.keys.usage(key.id, "day")
-    usage = days if bucket == "day" else await services.keys.usage(key.id, bucket)
+    days = await services.keys.directory.usage(key.id, "day")
+    usage = days if bucket == "day" else await services.keys.directory.usage(key.id, bucket)
     return render(
         "holder.html",
         session,

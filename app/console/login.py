@@ -49,6 +49,7 @@ async def log_in(request: Request, origin: OriginDep, services: ServicesDep) -> 
     try:
         return await _begin(request, services, origin, api_key, there)
     except InvalidCredential:
+        await services.keys.sessions.refused(origin)
         return _form(request, there, refused=REFUSED)
 
 
@@ -60,7 +61,7 @@ async def _begin(request: Request, services: Services, origin: Origin, api_key: 
     await services.keys.sessions.end(cookies.read(request, cookies.SESSION))
     allowed = caller.key.kind == "admin" and OF_THE_CONSOLE.fullmatch(there)
     answer = RedirectResponse(there if allowed else HOMES[caller.key.kind], 303, {"Cache-Control": "no-store"})
-    cookies.give(request, answer, cookies.SESSION, await services.keys.sessions.start(caller.key))
+    cookies.give(request, answer, cookies.SESSION, await services.keys.sessions.start(caller.key, origin))
     cookies.take(request, answer, cookies.LOGIN)
     return answer
 

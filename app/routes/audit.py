@@ -8,7 +8,7 @@ from app.dependencies import AdminCaller, ServicesDep
 from app.key_schemas import AuditPage
 from app.schemas import refusals
 from keys.audit import Verdict
-from keys.service import MAX_PAGE
+from keys.directory import MAX_PAGE
 
 router = APIRouter(prefix="/admin/v1/audit", tags=["audit"])
 READ = ("invalid-credential", "missing-scope", "store-unavailable")

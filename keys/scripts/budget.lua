@@ -1,7 +1,9 @@
 -- What every script on a key begins with: the clock, a budget brought up to date, the ledger, usage, windows.
 -- A key is the hash sdb:{ID}; whatever else it owns begins with that name, and so lies in the same hash slot.
 local DAY_S = 86400
-local LEDGER_LINES, USAGE_S = 10000, 400 * DAY_S
+local LEDGER_LINES, LEDGER_SLACK, USAGE_S = 10000, 100, 400 * DAY_S
+local REFUSAL_LOGGED_EVERY_S = 60
+local SWEPT_EVERY_MS = 10000
 local PARTS = 12  -- of a window: a place is free again at most a twelfth of the window too late, never too early
 
 local function clock()
@@ -13,9 +15,12 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
-local function ledger(name, kind, count, used, granted)
-  redis.call('XADD', name .. ':ledger', 'MAXLEN', '~', LEDGER_LINES, '*',
-    'kind', kind, 'count', count, 'used', used, 'granted', granted)
+-- A list of text and not a stream: to append to one costs half as much.
+local function ledger(name, now, kind, count, used, granted)
+  local line = string.format('%.0f %s %s %s %s', now, kind, count, used, granted)
+  if redis.call('RPUSH', name .. ':ledger', line) > LEDGER_LINES + LEDGER_SLACK then
+    redis.call('LTRIM', name .. ':ledger', -LEDGER_LINES, -1)
+  end
 end
 
 local function count_usage(name, now, model, outcome, count)
@@ -26,9 +31,9 @@ local function count_usage(name, now, model, outcome, count)
   end
 end
 
--- 1 if a key was not refused for this reason for `seconds`, else 0: so often a refusal is logged.
-local function first_refusal(name, code, seconds)
-  return redis.call('SET', name .. ':refused:' .. code, 1, 'NX', 'EX', seconds) and 1 or 0
+-- 1 if a key was not refused for this reason for a while, else 0: so often a refusal is logged.
+local function first_refusal(name, code)
+  return redis.call('SET', name .. ':refused:' .. code, 1, 'NX', 'EX', REFUSAL_LOGGED_EVERY_S) and 1 or 0
 end
 
 -- Days since the first of the month of day number `day` (since 1970), by the civil calendar: years begin in March.
@@ -51,75 +56,92 @@ local function next_reset(now, refill)
 end
 
 -- Give back what a hold has taken; of a period that is over there is nothing to give back but grants.
-local function give_back(name, id, kind)
-  local held = redis.call('HGET', name, 'held:' .. id)
-  redis.call('ZREM', name .. ':holds', id)
+local function give_back(name, now, id, held, kind)
   redis.call('HDEL', name, 'held:' .. id)
-  local period, allowance, grants = string.match(held, '(%d+):(%d+):(%d+)')
+  local period, allowance, grants = string.match(held, '^%d+:(%d+):(%d+):(%d+)$')
   local used = 0
   if redis.call('HGET', name, 'period') == period then
     used = redis.call('HINCRBY', name, 'used', 0 - allowance)  -- `-` alone makes -0 of 0, which no store counts with
   else
     allowance, used = 0, redis.call('HGET', name, 'used')
   end
-  ledger(name, kind, 0 - allowance - grants, used, redis.call('HINCRBY', name, 'granted', grants))
+  ledger(name, now, kind, digits(0 - allowance - grants), digits(used), digits(redis.call('HINCRBY', name, 'granted', grants)))
 end
 
--- Bring a key's budget up to date: a refill that is due, holds that nobody settled in time. A settled hold stays for
--- a while, at minus the time when it may be forgotten, so that whoever settles it twice is told the same.
-local function renew(name, now)
-  local key = redis.call('HMGET', name, 'resets_at', 'refill')
-  if key[1] == '' and key[2] ~= 'none' then
-    redis.call('HSET', name, 'resets_at', next_reset(now, key[2]))
-  elseif key[1] and key[1] ~= '' and now >= key[1] * 1000 then
-    redis.call('HSET', name, 'used', 0, 'resets_at', next_reset(now, key[2]))
-    redis.call('HINCRBY', name, 'period', 1)
-    ledger(name, 'refill', 0, 0, redis.call('HGET', name, 'granted'))
-  end
-  local over = redis.call('ZRANGEBYSCORE', name .. ':holds', -now, now, 'WITHSCORES', 'LIMIT', 0, 1000)
-  for i = 1, #over, 2 do
-    if tonumber(over[i + 1]) < 0 then
-      redis.call('ZREM', name .. ':holds', over[i])
-    else
-      give_back(name, over[i], 'lapse')
+-- Give back what nobody settled in time, and forget who settled long ago. `due` is when the next hold lapses, or sooner.
+local function sweep(name, now)
+  local fields, due = redis.call('HGETALL', name), now + SWEPT_EVERY_MS
+  for i = 1, #fields, 2 do
+    local id = string.match(fields[i], '^held:(.*)$')
+    local ends = id and tonumber(string.match(fields[i + 1], '^%d+'))
+    if id and ends <= now then
+      give_back(name, now, id, fields[i + 1], 'lapse')
+    elseif id then
+      due = math.min(due, ends)
     end
   end
+  redis.call('ZREMRANGEBYSCORE', name .. ':settled', 0, now)
+  redis.call('HSET', name, 'due', digits(due))
 end
 
--- How `count` more fit a window that so far has seen `text` ("part:count …"): what is left before it, ms until it would
--- fit (0: it does, -1: never), and the window with it. A part counts as long as any of it lies in the window.
+-- Bring a key's budget up to date: a refill that is due, holds that nobody settled in time.
+local function renew(name, now)
+  local key = redis.call('HMGET', name, 'resets_at', 'refill', 'due')
+  if not key[3] then
+    return  -- no such key
+  end
+  if key[1] == '' and key[2] ~= 'none' then
+    redis.call('HSET', name, 'resets_at', next_reset(now, key[2]))
+  elseif key[1] ~= '' and now >= key[1] * 1000 then
+    redis.call('HSET', name, 'used', 0, 'resets_at', next_reset(now, key[2]))
+    redis.call('HINCRBY', name, 'period', 1)
+    ledger(name, now, 'refill', 0, 0, redis.call('HGET', name, 'granted'))
+  end
+  if now >= tonumber(key[3]) then
+    sweep(name, now)
+  end
+end
+
+-- How `count` more fit a window that so far has seen `text` ("total part:count …", the newest part first): what is left
+-- before it, ms until it would fit (0: it does, -1: never), the window with it, and ms until all of it is there again.
+-- A part counts as long as any of it lies in the window.
 local function window(text, now, limit, window_ms, count)
-  local part, parts, left = math.floor(now * PARTS / window_ms), {}, limit  -- exact: the products are below 2^53
+  local part = math.floor(now * PARTS / window_ms)  -- exact: the products are below 2^53
   local function gone_ms(index)
     return math.ceil((index + PARTS + 1) * window_ms / PARTS) - now
   end
-  for index, seen in string.gmatch(text or '', '(%d+):(%d+)') do
+  local total, newest, seen, older = string.match(text or '', '^(%d+) (%d+):(%d+)(.*)$')
+  if newest and newest + 0 == part and total + count <= limit then  -- nothing has left the window since
+    return limit - total, 0, string.format('%.0f %s:%.0f%s', total + count, newest, seen + count, older), gone_ms(part)
+  end
+  local parts, left = {}, limit
+  for index, images in string.gmatch(text or '', '(%d+):(%d+)') do
     if tonumber(index) >= part - PARTS then
-      table.insert(parts, {tonumber(index), tonumber(seen)})
-      left = left - seen
+      table.insert(parts, {tonumber(index), tonumber(images)})
+      left = left - images
     end
   end
   if count > limit then
     return left, -1
   end
   local freed, retry_ms = left, 0
-  for _, entry in ipairs(parts) do
+  for i = #parts, 1, -1 do
     if freed >= count then
       break
     end
-    freed = freed + entry[2]
-    retry_ms = gone_ms(entry[1])
+    freed = freed + parts[i][2]
+    retry_ms = gone_ms(parts[i][1])
   end
   if retry_ms > 0 then
     return left, retry_ms
   end
-  if #parts > 0 and parts[#parts][1] == part then
-    parts[#parts][2] = parts[#parts][2] + count
+  if #parts > 0 and parts[1][1] == part then
+    parts[1][2] = parts[1][2] + count
   else
-    table.insert(parts, {part, count})
+    table.insert(parts, 1, {part, count})
   end
   for i, entry in ipairs(parts) do
     parts[i] = digits(entry[1]) .. ':' .. digits(entry[2])
   end
-  return left, 0, table.concat(parts, ' '), gone_ms(part)
+  return left, 0, digits(limit - left + count) .. ' ' .. table.concat(parts, ' '), gone_ms(part)
 end

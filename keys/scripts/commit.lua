@@ -11,14 +11,13 @@ end
 if (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] or (redis.call('HGET', KEYS[1], 'revision') or '') ~= ARGV[2] then
   return {'moved'}
 end
-if ARGV[2] ~= '' then
-  renew(KEYS[1], clock())
-end
+local now = clock()
+renew(KEYS[1], now)
 for _, command in ipairs(cjson.decode(ARGV[7])) do
   redis.call(unpack(command))
 end
 if ARGV[8] ~= '' then
-  ledger(KEYS[1], ARGV[8], ARGV[9], unpack(redis.call('HMGET', KEYS[1], 'used', 'granted')))
+  ledger(KEYS[1], now, ARGV[8], ARGV[9], unpack(redis.call('HMGET', KEYS[1], 'used', 'granted')))
 end
 redis.call('XADD', KEYS[2], '*', 'entry', ARGV[4])
 redis.call('SET', KEYS[3], ARGV[3])

@@ -77,7 +77,7 @@ async def test_the_scopes_are_those_that_the_token_has_now(api: Api) -> None:
     token = (await api.client.post("/oauth2/token", data=form, auth=pair(key))).json()["access_token"]
     assert (await ask(api, token, pair(key))).json()["scope"] == "distill predict"
     patch = KeyPatch(scopes=frozenset({"unlock"}))
-    await api.app.state.services.keys.update(key["id"], patch, Act(actor="test"))
+    await api.app.state.services.keys.lifecycle.update(key["id"], patch, Act(actor="test"))
     assert (await ask(api, token, pair(key))).json()["scope"] == "predict"
 
 
@@ -93,7 +93,11 @@ async def test_a_token_is_inactive_as_soon_as_its_key_is_changed(api: Api, end: 
     key = await api.issue()
     token = await api.token(key)
     service, act = api.app.state.services.keys, Act(actor="test")
-    await (service.rotate(key["id"], 60, act) if end == "rotate" else getattr(service, end)(key["id"], act))
+    await (
+        service.lifecycle.rotate(key["id"], 60, act)
+        if end == "rotate"
+        else getattr(service.lifecycle, end)(key["id"], act)
+    )
     assert (await ask(api, token, api.admin)).content == INACTIVE
 
 

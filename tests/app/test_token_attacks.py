@@ -123,7 +123,7 @@ async def test_a_token_is_dead_on_every_replica_when_its_api_key_is_rotated(repl
     async with replica(OLD) as first, replica(OLD) as second:
         key = await first.issue()
         token = await first.token(key)
-        rotated = await first.app.state.services.keys.rotate(key["id"], 60, Act(actor="test"))
+        rotated = await first.app.state.services.keys.lifecycle.rotate(key["id"], 60, Act(actor="test"))
         assert [await status(first, token), await status(second, token)] == [401, 401]
         for api_key in (key["api_key"], rotated.api_key):  # the old one in its overlap
             fresh = await second.token({"id": key["id"], "api_key": api_key})
@@ -136,9 +136,9 @@ async def test_a_token_does_not_come_back_with_its_key(replica: Replica, end: st
         key = await api.issue()
         token = await api.token(key)
         service, act = api.app.state.services.keys, Act(actor="test")
-        await getattr(service, end)(key["id"], act)
+        await getattr(service.lifecycle, end)(key["id"], act)
         assert await status(api, token) == 401
         if end == "disable":
-            await service.enable(key["id"], act)
+            await service.lifecycle.enable(key["id"], act)
             assert await status(api, key["api_key"]) == 200
             assert await status(api, token) == 401

@@ -24,7 +24,9 @@ async def service_on(url: str, replicas: int = 0) -> AsyncIterator[KeyService]:
     """The service of one process."""
     async with connect(url) as client:
         mint = TokenMint(Keyring([SIGNING]), 900, time.time)
-        yield KeyService(KeyStore(client, replicas), Vault(Keyring([MASTER])), mint, time.time)
+        service = KeyService(KeyStore(client, replicas), Vault(Keyring([MASTER])), mint, time.time)
+        yield service
+        await service.close()
 
 
 async def admitted(service: KeyService, credential: str, ask: Ask) -> Admission:
@@ -39,4 +41,4 @@ async def admitted(service: KeyService, credential: str, ask: Ask) -> Admission:
 async def ledger_of(service: KeyService, key_id: str) -> list[Line]:
     """Every change of a key's budget, oldest first."""
     lines = await service._store.budgets.ledger(key_id, LEDGER_LINES)  # no user reads it: it is for the operator
-    return [(line["kind"], int(line["count"]), int(line["used"]), int(line["granted"])) for line in lines]
+    return [(line.kind, line.count, line.used, line.granted) for line in lines]

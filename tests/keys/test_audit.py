@@ -36,7 +36,7 @@ async def write(service: KeyService, count: int = 5) -> None:
     """Some history: a key, and what was granted to it."""
     key = (await issue(service, name="Müller & Söhne “β”")).record
     for number in range(1, count):
-        await service.top_up(key.id, number, Act("key_admin", f"request-{number}", "192.0.2.1"))
+        await service.lifecycle.top_up(key.id, number, Act("key_admin", f"request-{number}", "192.0.2.1"))
 
 
 async def stored(client: Redis) -> Log:
@@ -77,21 +77,21 @@ async def test_an_empty_log_is_whole(service: KeyService) -> None:
 async def test_every_change_is_written_with_who_when_what_and_where_from(service: KeyService) -> None:
     act = Act("key_admin", "request-7", "192.0.2.7")
     grant = KeyGrant(name="partner", scopes=frozenset({"distill", "decrypt"}), image_key=ImageKeyGrant(scheme="sealed"))
-    key = (await service.create(grant, act)).record
+    key = (await service.lifecycle.create(grant, act)).record
     day = RateLimit(name="day", limit=9, window_s=86_400)
     patch = KeyPatch(
         name="new", budget=BudgetGrant(limit=7, refill="daily"), rate_limits=(day,), scopes=frozenset({"decrypt"})
     )
-    await service.update(key.id, patch, act)
-    await service.top_up(key.id, 5, act)
+    await service.lifecycle.update(key.id, patch, act)
+    await service.lifecycle.top_up(key.id, 5, act)
     token = service.tokens.issue(key, None).token
     kid = (await service.image_keys.issue(key.id, ImageKeyGrant(scheme="sealed"), 60, act)).record.kid
     await service.image_keys.retire(key.id, kid, 0, act)
     await service.tokens.revoke(key, token, act)
-    await service.rotate(key.id, 60, act)
-    await service.disable(key.id, act)
-    await service.enable(key.id, act)
-    await service.revoke(key.id, act)
+    await service.lifecycle.rotate(key.id, 60, act)
+    await service.lifecycle.disable(key.id, act)
+    await service.lifecycle.enable(key.id, act)
+    await service.lifecycle.revoke(key.id, act)
     await service.refused(key.id, "tiny", "missing-scope", Origin("request-7", "192.0.2.7"))
     entries = (await service.audit.page(None, 100))[0][::-1]
     assert [entry.action for entry in entries] == [
@@ -124,14 +124,14 @@ async def test_every_change_is_written_with_who_when_what_and_where_from(service
 async def test_what_was_refused_an_admin_is_not_written(service: KeyService) -> None:
     key = (await issue(service, None)).record
     with pytest.raises(ChangeRefused):
-        await service.top_up(key.id, 1, ADMIN)
+        await service.lifecycle.top_up(key.id, 1, ADMIN)
     assert (await service.audit.verify()).entries == 1
 
 
 async def test_no_entry_holds_a_secret(service: KeyService, client: Redis) -> None:
     grant = KeyGrant(name="a", scopes=frozenset({"decrypt"}), image_key=ImageKeyGrant(scheme="sealed"))
-    issued = await service.create(grant, Act("cli", idempotency_key="private"))
-    rotated = await service.rotate(issued.record.id, 60, ADMIN)
+    issued = await service.lifecycle.create(grant, Act("cli", idempotency_key="private"))
+    rotated = await service.lifecycle.rotate(issued.record.id, 60, ADMIN)
     image_key = await service.image_keys.issue(issued.record.id, ImageKeyGrant(scheme="sealed"), 0, ADMIN)
     token = service.tokens.issue(rotated.record, None).token
     await service.tokens.revoke(rotated.record, token, ADMIN)
@@ -163,7 +163,7 @@ async def test_a_page_of_one_key_holds_its_entries_alone(service: KeyService, mo
     monkeypatch.setattr(audit, "PAGE", 2)  # or thousands of entries would have to be made
     keys = [(await issue(service)).record for _ in range(2)]
     for number in range(9):
-        await service.top_up(keys[number % 2].id, 1, ADMIN)
+        await service.lifecycle.top_up(keys[number % 2].id, 1, ADMIN)
     seen, cursor = await service.audit.page(None, 2, keys[0].id)
     while cursor is not None:
         found, cursor = await service.audit.page(cursor, 2, keys[0].id)
@@ -179,7 +179,7 @@ async def test_a_search_that_takes_long_gives_what_it_has_and_a_cursor(
     monkeypatch.setattr(audit, "PAGE", 2)
     monkeypatch.setattr(audit, "MOST_SEARCHED", 4)
     await write(service, 1)
-    target = (await service.page(None, 1))[0][0].id
+    target = (await service.directory.page(None, 1))[0][0].id
     await write(service, 6)
     found, cursor = await service.audit.page(None, 5, target)
     assert (found, cursor is None) == ([], False)
@@ -209,7 +209,7 @@ async def test_a_log_that_nobody_touched_is_whole_and_says_its_head(service: Key
 async def test_a_log_is_whole_while_it_is_written(service: KeyService, client: Redis, clock: Clock) -> None:
     other = another_service(client, clock)
     key = (await issue(other)).record
-    writing = asyncio.gather(*(other.top_up(key.id, 1, ADMIN) for _ in range(20)))
+    writing = asyncio.gather(*(other.lifecycle.top_up(key.id, 1, ADMIN) for _ in range(20)))
     verdicts = []
     while not writing.done():
         verdicts.append(await service.audit.verify())
@@ -391,7 +391,7 @@ async def test_a_refusal_is_written_once_a_minute_for_all_servers(
 
 async def test_a_damaged_entry_is_shown_as_such_and_hides_no_other(service: KeyService, client: Redis) -> None:
     for name in ("a", "b"):
-        await service.create(KeyGrant(name=name), Act("cli"))
+        await service.lifecycle.create(KeyGrant(name=name), Act("cli"))
     for damage in ("", "{", "[]", '{"body": 5}'):
         await client.xadd("sdb:audit", {"entry": damage})
         page, _ = await service.audit.page(None, 10)

@@ -147,7 +147,7 @@ class Budgets(RuleBasedStateMachine):
     def check(self, key: Plain) -> None:
         """The services see, in turns, the budget that arithmetic says."""
         Budgets.operations += 1
-        assert self.run(self.services[Budgets.operations % 2].show(key.id)).budget == key.budget
+        assert self.run(self.services[Budgets.operations % 2].directory.show(key.id)).budget == key.budget
 
     # Requests
 
@@ -222,7 +222,7 @@ class Budgets(RuleBasedStateMachine):
     @rule(target=keys, limit=LIMITS, service=SERVICES, lost=RARELY, again=RARELY)
     def create(self, limit: int | None, service: int, lost: bool, again: bool) -> Plain:
         grant = KeyGrant(name="partner", scopes=frozenset({"distill"}), budget=BudgetGrant(limit=limit))
-        issued = self._same(lambda service, act: service.create(grant, act), service, lost, again)
+        issued = self._same(lambda service, act: service.lifecycle.create(grant, act), service, lost, again)
         assert not isinstance(issued, type)
         key = Plain(issued.record.id, limit, [issued.api_key], {issued.api_key})
         self._plain.append(key)
@@ -230,7 +230,7 @@ class Budgets(RuleBasedStateMachine):
         return key
 
     def _top_up(self, key: Plain, answers: int, service: int, lost: bool, again: bool) -> None:
-        got = self._same(lambda service, act: service.top_up(key.id, answers, act), service, lost, again)
+        got = self._same(lambda service, act: service.lifecycle.top_up(key.id, answers, act), service, lost, again)
         if key.state == "revoked" or key.limit is None:
             assert got is ChangeRefused
         else:
@@ -239,7 +239,7 @@ class Budgets(RuleBasedStateMachine):
 
     def _set_limit(self, key: Plain, limit: int | None, service: int, lost: bool, again: bool) -> None:
         patch = KeyPatch(budget=BudgetGrant(limit=limit))
-        got = self._same(lambda service, act: service.update(key.id, patch, act), service, lost, again)
+        got = self._same(lambda service, act: service.lifecycle.update(key.id, patch, act), service, lost, again)
         if key.state == "revoked":
             assert got is ChangeRefused
         else:
@@ -247,7 +247,7 @@ class Budgets(RuleBasedStateMachine):
             key.write("limit", 0)
 
     def _rotate(self, key: Plain, overlap_s: int, service: int, lost: bool, again: bool) -> None:
-        got = self._same(lambda service, act: service.rotate(key.id, overlap_s, act), service, lost, again)
+        got = self._same(lambda service, act: service.lifecycle.rotate(key.id, overlap_s, act), service, lost, again)
         if isinstance(got, type):
             assert (got, key.state) == (ChangeRefused, "revoked")
         else:
@@ -256,7 +256,7 @@ class Budgets(RuleBasedStateMachine):
 
     def _switch(self, key: Plain, to: str, service: int, lost: bool, again: bool) -> None:
         change = "enable" if to == "active" else "disable"
-        got = self._same(lambda service, act: getattr(service, change)(key.id, act), service, lost, again)
+        got = self._same(lambda service, act: getattr(service.lifecycle, change)(key.id, act), service, lost, again)
         if key.state == "revoked":
             assert got is ChangeRefused
         else:
@@ -265,7 +265,7 @@ class Budgets(RuleBasedStateMachine):
     @rule(target=keys, key=consumes(keys), service=SERVICES, lost=RARELY, really=RARELY, forgotten=st.booleans())
     def revoke(self, *, key: Plain, service: int, lost: bool, really: bool, forgotten: bool) -> object:
         if really:
-            got = self._same(lambda service, act: service.revoke(key.id, act), service, lost, again=True)
+            got = self._same(lambda service, act: service.lifecycle.revoke(key.id, act), service, lost, again=True)
             assert not isinstance(got, type)
             key.state = "revoked"
             self.check(key)
@@ -294,7 +294,7 @@ class Budgets(RuleBasedStateMachine):
     async def _agrees(self, key: Plain) -> None:
         assert await ledger_of(self.services[0], key.id) == key.ledger
         told = Counter[str]()
-        for bucket in await self.services[0].usage(key.id, "day"):
+        for bucket in await self.services[0].directory.usage(key.id, "day"):
             told[bucket.outcome] += bucket.images
         assert (told["served"], told["failed"]) == (key.outcomes["served"], key.outcomes["failed"])
 

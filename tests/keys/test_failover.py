@@ -69,7 +69,7 @@ async def insist(service: KeyService, key_id: str, name: str) -> None:
     """Top up under one name until it is acknowledged."""
     while True:
         try:
-            await service.top_up(key_id, TOP_UP, Act("cli", idempotency_key=name))
+            await service.lifecycle.top_up(key_id, TOP_UP, Act("cli", idempotency_key=name))
             return
         except StoreUnavailable:
             await asyncio.sleep(0.02)
@@ -100,7 +100,7 @@ async def charged(service: KeyService, key: KeyRecord) -> int:
         assert kind == "top-up" or change[0] - change[1] == count
         used, granted = used + change[0], granted + change[1]
         assert (used, granted) == (used_then, granted_then)
-    budget = (await service.show(key.id)).budget
+    budget = (await service.directory.show(key.id)).budget
     assert budget.granted == granted
     assert budget.limit is not None
     assert budget.remaining == budget.limit - used + granted
@@ -195,7 +195,7 @@ async def test_a_deposed_primary_answers_nobody(tmp_path: Path) -> None:
         old.link.part()
         await new.promote()
         async with service_on(new.url) as service:
-            await service.revoke(key.record.id, ADMIN)
+            await service.lifecycle.revoke(key.record.id, ADMIN)
         admission = await admitted(cut_off, key.api_key, ONE)
         with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
             await cut_off.settle(admission)
@@ -203,10 +203,10 @@ async def test_a_deposed_primary_answers_nobody(tmp_path: Path) -> None:
 
 Change = Callable[[KeyService, str, Act], Awaitable[object]]
 CHANGES: dict[str, Change] = {
-    "top-up": lambda service, key_id, act: service.top_up(key_id, TOP_UP, act),
-    "rotate": lambda service, key_id, act: service.rotate(key_id, 0, act),
-    "disable": lambda service, key_id, act: service.disable(key_id, act),
-    "revoke": lambda service, key_id, act: service.revoke(key_id, act),
+    "top-up": lambda service, key_id, act: service.lifecycle.top_up(key_id, TOP_UP, act),
+    "rotate": lambda service, key_id, act: service.lifecycle.rotate(key_id, 0, act),
+    "disable": lambda service, key_id, act: service.lifecycle.disable(key_id, act),
+    "revoke": lambda service, key_id, act: service.lifecycle.revoke(key_id, act),
 }
 
 
@@ -253,4 +253,4 @@ async def test_a_settlement_repeated_after_a_lost_reply_waits_for_the_replica_to
 async def test_a_change_repeated_after_a_lost_reply_waits_for_the_replica_too(tmp_path: Path) -> None:
     async with hanging_replica(tmp_path, 10) as (service, key, primary):
         with primary.link.losing_the_reply_to("EVALSHA"), pytest.raises(StoreUnavailable):
-            await service.top_up(key.record.id, TOP_UP, ADMIN)
+            await service.lifecycle.top_up(key.record.id, TOP_UP, ADMIN)

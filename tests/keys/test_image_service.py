@@ -37,7 +37,9 @@ def service(client: Redis) -> KeyService:
 
 async def create(service: KeyService, image_key: ImageKeyGrant | None = SEALED) -> tuple[IssuedKey, Caller]:
     """A new key of scope `decrypt`, and its holder."""
-    key = await service.create(KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=image_key), ADMIN)
+    key = await service.lifecycle.create(
+        KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=image_key), ADMIN
+    )
     return key, await service.authenticate(key.api_key)
 
 
@@ -152,13 +154,15 @@ async def test_no_two_image_keys_share_a_name_or_a_secret(service: KeyService) -
 async def test_an_image_key_that_is_refused_is_not_made_and_neither_is_its_key(
     service: KeyService, client: Redis
 ) -> None:
-    plain = await service.create(KeyGrant(name="plain"), ADMIN)
+    plain = await service.lifecycle.create(KeyGrant(name="plain"), ADMIN)
     with pytest.raises(ChangeRefused, match="scope decrypt"):
         await issue(service, plain)
     with pytest.raises(ChangeRefused, match="admin"):
-        await service.create(KeyGrant(name="a", scopes=frozenset({"decrypt"}), image_key=SEALED), ADMIN, "admin")
+        await service.lifecycle.create(
+            KeyGrant(name="a", scopes=frozenset({"decrypt"}), image_key=SEALED), ADMIN, "admin"
+        )
     revoked, _ = await create(service, None)
-    await service.revoke(revoked.record.id, ADMIN)
+    await service.lifecycle.revoke(revoked.record.id, ADMIN)
     with pytest.raises(ChangeRefused, match="revoked"):
         await issue(service, revoked)
     for call in (
@@ -170,13 +174,13 @@ async def test_an_image_key_that_is_refused_is_not_made_and_neither_is_its_key(
         with pytest.raises(UnknownKey):
             await call
     assert [name async for name in client.scan_iter(match="*:image-keys")] == []
-    assert [key.name for key in (await service.page(None, 9))[0]] == ["partner", "plain"]
+    assert [key.name for key in (await service.directory.page(None, 9))[0]] == ["partner", "plain"]
     assert {entry.action for entry in (await service.audit.page(None, 9))[0]} == {"key.create", "key.revoke"}
 
 
 async def test_a_disabled_key_may_be_given_an_image_key(service: KeyService) -> None:
     key, _ = await create(service, None)
-    await service.disable(key.record.id, ADMIN)
+    await service.lifecycle.disable(key.record.id, ADMIN)
     kid = await issue(service, key)
     assert await states(service, key) == {kid: "active"}
 

@@ -58,7 +58,7 @@ async def test_a_charge_is_counted_once(service: KeyService, key: IssuedKey, lin
         admission = await admitted(service, key.api_key, TWO)
     assert admission.budget.remaining == 8
     await service.settle(admission)
-    assert (await service.show(key.record.id)).budget.remaining == 8
+    assert (await service.directory.show(key.record.id)).budget.remaining == 8
     assert await kinds(service, key) == [("charge", 2)]
 
 
@@ -66,31 +66,31 @@ async def test_a_charge_is_settled_once(service: KeyService, key: IssuedKey, lin
     admission = await admitted(service, key.api_key, TWO)
     with link.losing_the_reply_to("EVALSHA"):
         await service.settle(admission)
-    (bucket,) = await service.usage(key.record.id, "day")
+    (bucket,) = await service.directory.usage(key.record.id, "day")
     assert (bucket.outcome, bucket.images) == ("served", 2)
-    assert (await service.show(key.record.id)).budget.remaining == 8
+    assert (await service.directory.show(key.record.id)).budget.remaining == 8
 
 
 async def test_a_charge_is_given_back_once(service: KeyService, key: IssuedKey, link: Link) -> None:
     admission = await admitted(service, key.api_key, TWO)
     with link.losing_the_reply_to("EVALSHA"):
         await service.release(admission)
-    assert (await service.show(key.record.id)).budget.remaining == 10
+    assert (await service.directory.show(key.record.id)).budget.remaining == 10
     assert await kinds(service, key) == [("charge", 2), ("release", -2)]
 
 
 async def test_a_top_up_is_granted_once(service: KeyService, key: IssuedKey, link: Link) -> None:
     with link.losing_the_reply_to("EVALSHA"):
-        record = await service.top_up(key.record.id, 5, ADMIN)
+        record = await service.lifecycle.top_up(key.record.id, 5, ADMIN)
     assert record.budget.remaining == 15
     assert await kinds(service, key) == [("top-up", 5)]
     assert (await service.audit.verify()).intact
 
 
 async def test_a_key_is_created_once(service: KeyService, link: Link) -> None:
-    before, _ = await service.page(None, 200)
+    before, _ = await service.directory.page(None, 200)
     with link.losing_the_reply_to("EVALSHA"):
         issued = await issue(service)
-    after, _ = await service.page(None, 200)
+    after, _ = await service.directory.page(None, 200)
     assert [record.id for record in after] == [issued.record.id, *(record.id for record in before)]
     assert (await service.authenticate(issued.api_key)).key == issued.record

@@ -137,7 +137,7 @@ async def test_a_patch_is_in_force_with_the_next_request_on_every_server(
     issued = await issue(service)
     credential = issued.api_key if presented == "api key" else service.tokens.issue(issued.record, None).token
     await rights(other, credential)
-    patched = await service.update(issued.record.id, PATCHES[field], ADMIN)
+    patched = await service.lifecycle.update(issued.record.id, PATCHES[field], ADMIN)
     caller, admission = await rights(other, credential)
     assert caller.key is not None
     assert getattr(caller.key, field) == getattr(patched, field) != getattr(issued.record, field)
@@ -149,15 +149,15 @@ async def test_a_patch_is_in_force_with_the_next_request_on_every_server(
 async def test_less_is_in_force_with_the_next_request_on_every_server(service: KeyService, other: KeyService) -> None:
     issued = await issue(service)
     await rights(other, issued.api_key)
-    await service.update(issued.record.id, KeyPatch(budget=BudgetGrant(limit=1)), ADMIN)
+    await service.lifecycle.update(issued.record.id, KeyPatch(budget=BudgetGrant(limit=1)), ADMIN)
     with pytest.raises(QuotaExceeded):
         await rights(other, issued.api_key)
     rates = (RateLimit(name="day", limit=1, window_s=86_400),)
-    await service.update(issued.record.id, KeyPatch(budget=BudgetGrant(limit=None), rate_limits=rates), ADMIN)
+    await service.lifecycle.update(issued.record.id, KeyPatch(budget=BudgetGrant(limit=None), rate_limits=rates), ADMIN)
     await rights(other, issued.api_key)
     with pytest.raises(RateLimited):
         await rights(other, issued.api_key)
-    await service.update(issued.record.id, KeyPatch(expires_at=datetime(2020, 1, 1, tzinfo=UTC)), ADMIN)
+    await service.lifecycle.update(issued.record.id, KeyPatch(expires_at=datetime(2020, 1, 1, tzinfo=UTC)), ADMIN)
     with pytest.raises(InvalidCredential):
         await rights(other, issued.api_key)
 
@@ -169,7 +169,7 @@ async def test_a_top_up_is_in_force_with_the_next_request_on_every_server(
     await rights(other, issued.api_key)
     with pytest.raises(QuotaExceeded):
         await rights(other, issued.api_key)
-    await service.top_up(issued.record.id, 1, ADMIN)
+    await service.lifecycle.top_up(issued.record.id, 1, ADMIN)
     assert (await rights(other, issued.api_key))[1].budget.remaining == 0
 
 
@@ -183,11 +183,11 @@ async def test_what_ends_a_credential_ends_it_on_a_server_that_recalls_it(
         await rights(other, credential)
     match end:
         case "revoke":
-            await service.revoke(issued.record.id, ADMIN)
+            await service.lifecycle.revoke(issued.record.id, ADMIN)
         case "disable":
-            await service.disable(issued.record.id, ADMIN)
+            await service.lifecycle.disable(issued.record.id, ADMIN)
         case "rotate":
-            await service.rotate(issued.record.id, 0, ADMIN)
+            await service.lifecycle.rotate(issued.record.id, 0, ADMIN)
         case _:
             await service.tokens.revoke(issued.record, token, ADMIN)
     for credential in (issued.api_key, token):
@@ -222,7 +222,7 @@ async def test_a_key_that_expires_is_not_answered_because_it_is_recalled(service
 async def test_the_second_request_after_a_change_is_not_judged_twice(service: KeyService, other: KeyService) -> None:
     issued = await issue(service)
     await rights(other, issued.api_key)
-    await service.update(issued.record.id, KeyPatch(name="new"), ADMIN)
+    await service.lifecycle.update(issued.record.id, KeyPatch(name="new"), ADMIN)
     with pytest.raises(KeyChanged):
         await other.admit(await other.recall(issued.api_key, HERE), ONE)
     caller = await other.renewed(await other.recall(issued.api_key, HERE))
@@ -238,7 +238,7 @@ async def test_changes_beside_many_requests_are_believed_by_all_that_begin_after
     for _ in range(5):
         before, *_ = await asyncio.gather(
             asyncio.gather(*(rights(other, issued.api_key) for _ in range(10)), return_exceptions=True),
-            service.revoke(issued.record.id, ADMIN),
+            service.lifecycle.revoke(issued.record.id, ADMIN),
         )
         assert {type(outcome) for outcome in before} <= {tuple, InvalidCredential, KeyChanged}
         with pytest.raises(InvalidCredential):

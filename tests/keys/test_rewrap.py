@@ -32,7 +32,9 @@ def under(client: Redis, *masters: bytes) -> KeyService:
 
 
 async def create(service: KeyService, grant: ImageKeyGrant = SEALED) -> IssuedKey:
-    return await service.create(KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=grant), ADMIN)
+    return await service.lifecycle.create(
+        KeyGrant(name="partner", scopes=frozenset({"decrypt"}), image_key=grant), ADMIN
+    )
 
 
 def first(key: IssuedKey) -> IssuedImageKey:
@@ -108,7 +110,7 @@ async def test_a_key_waits_until_it_is_presented_and_a_revoked_one_does_not(clie
     old, both = under(client, OLD), under(client, NEW, OLD)
     present, absent, revoked = [await create(old) for _ in range(3)]
     newer = await create(both)
-    await old.revoke(revoked.record.id, ADMIN)
+    await old.lifecycle.revoke(revoked.record.id, ADMIN)
     assert (await both.rewrap())[1] == [absent.record.id, present.record.id]
     for key in (present, newer):
         await both.authenticate(key.api_key)
@@ -121,7 +123,7 @@ async def test_a_key_in_its_overlap_waits_until_its_new_api_key_is_presented(cli
     """Or the new one would be lost with the old master key because the old one was presented."""
     old, both = under(client, OLD), under(client, NEW, OLD)
     key = await create(old)
-    rotated = await old.rotate(key.record.id, 3600, ADMIN)
+    rotated = await old.lifecycle.rotate(key.record.id, 3600, ADMIN)
     await both.authenticate(key.api_key)
     assert (await both.rewrap())[1] == [key.record.id]
     await both.authenticate(rotated.api_key)

@@ -7,7 +7,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from keys.budget_store import FRESH_S, UNTIMED_LIFE_S, Ask
+from keys.budget_store import Ask
 from keys.connection import connect
 from keys.errors import UndecryptableImage
 from keys.image_store import hash_of
@@ -16,6 +16,7 @@ from keys.store import KeyStore
 from tests.keys.conftest import MODEL, digest_of, insert, let_lapse
 
 IV = bytes(range(12))
+FRESH_S, UNTIMED_LIFE_S = 300, 24 * 3600
 
 
 async def opened(store: KeyStore, key: KeyRecord, *seals: Seal, named: Idempotency | None = None) -> Admission:

@@ -3,17 +3,20 @@
 How keys are changed is in test_changes.py, what a server remembers of its callers in test_recall.py.
 """
 
+import asyncio
 import time
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from redis import Redis as PlainRedis
 from redis.asyncio import Redis
 
-from keys import service as service_module
+from keys import directory
 from keys.budget_store import Ask
 from keys.errors import InvalidCredential, MissingScope, QuotaExceeded, RateLimited, UnknownKey
-from keys.material import Keyring, Vault, check_api_key, new_api_key
+from keys.material import Keyring, Vault, base62, check_api_key, new_api_key
 from keys.records import BudgetGrant, Caller, IssuedKey, KeyGrant, KeyRecord, Origin, Proof, RateLimit, Scope, instant
 from keys.service import KeyService
 from keys.store import KeyStore
@@ -35,7 +38,7 @@ def a_grant(*scopes: Scope, **changes: object) -> KeyGrant:
 
 
 async def an_admin(service: KeyService) -> IssuedKey:
-    return await service.create(a_grant(*SCOPES), ADMIN, "admin")
+    return await service.lifecycle.create(a_grant(*SCOPES), ADMIN, "admin")
 
 
 def token_of(service: KeyService, key: KeyRecord, scope: str | None = None) -> str:
@@ -50,8 +53,13 @@ async def refuses(service: KeyService, *credentials: str) -> bool:
     return True
 
 
+async def noted(service: KeyService) -> None:
+    """Return when what was refused is written down, which the refusal does not wait for."""
+    await asyncio.gather(*service._notes)
+
+
 async def counted(service: KeyService, key: KeyRecord) -> dict[str, int]:
-    return {bucket.outcome: bucket.images for bucket in await service.usage(key.id, "day")}
+    return {bucket.outcome: bucket.images for bucket in await service.directory.usage(key.id, "day")}
 
 
 async def logged(service: KeyService) -> list[tuple[str, object]]:
@@ -67,7 +75,7 @@ async def logged(service: KeyService) -> list[tuple[str, object]]:
 async def test_a_client_key_has_the_scopes_it_was_granted_and_predict(
     service: KeyService, scopes: tuple[Scope, ...]
 ) -> None:
-    issued = await service.create(a_grant(*scopes), ADMIN)
+    issued = await service.lifecycle.create(a_grant(*scopes), ADMIN)
     assert set(issued.record.scopes) == {*scopes, "predict"}
     assert check_api_key(issued.api_key) == "cli"
 
@@ -101,7 +109,7 @@ async def test_what_create_answers_is_what_show_says_ever_after(
             service, expires_at=expires_at, budget=budget, metadata={"a": "ß\n"}, models=("tiny",), rate_limits=rates
         )
     ).record
-    assert await service.show(key.id) == key
+    assert await service.directory.show(key.id) == key
     assert (key.budget.limit, key.budget.remaining, key.budget.refill) == (7, 7, "monthly")
     assert (key.metadata, key.models, key.rate_limits, key.last_used_at) == ({"a": "ß\n"}, ("tiny",), rates, None)
 
@@ -113,13 +121,13 @@ async def test_a_key_that_expires_in_the_far_future_works_today(service: KeyServ
 
 async def test_a_key_is_registered_for_an_api_key_that_exists(service: KeyService) -> None:
     api_key = new_api_key("adm")
-    issued = await service.register(a_grant(), ADMIN, "admin", api_key)
+    issued = await service.lifecycle.register(a_grant(), ADMIN, "admin", api_key)
     assert (await service.authenticate(api_key)).key == issued.record
 
 
 async def test_a_record_never_shows_a_secret(service: KeyService) -> None:
     issued = await issue(service)
-    shown = repr(issued) + repr(await service.show(issued.record.id)) + issued.record.model_dump_json()
+    shown = repr(issued) + repr(await service.directory.show(issued.record.id)) + issued.record.model_dump_json()
     shown += repr(await service.authenticate(issued.api_key, FROM))
     assert issued.api_key[8:40] not in shown
 
@@ -129,14 +137,14 @@ async def test_a_record_never_shows_a_secret(service: KeyService) -> None:
 
 async def test_pages_hold_each_key_once_and_the_last_has_no_cursor(service: KeyService) -> None:
     newest_first = [(await issue(service)).record for _ in range(5)][::-1]
-    first, cursor = await service.page(None, 2)
-    second, cursor_2 = await service.page(cursor, 2)
-    third, end = await service.page(cursor_2, 2)
+    first, cursor = await service.directory.page(None, 2)
+    second, cursor_2 = await service.directory.page(cursor, 2)
+    third, end = await service.directory.page(cursor_2, 2)
     assert first + second + third == newest_first
     assert end is None
-    assert await service.page(None, 5) == (newest_first, None)
+    assert await service.directory.page(None, 5) == (newest_first, None)
     with pytest.raises(UnknownKey):
-        await service.page("key_nobody", 2)
+        await service.directory.page("key_nobody", 2)
 
 
 async def test_a_search_finds_part_of_a_name_an_id_or_a_metadata_value_in_any_case(service: KeyService) -> None:
@@ -154,17 +162,17 @@ async def test_a_search_finds_part_of_a_name_an_id_or_a_metadata_value_in_any_ca
         "*": [],
         "nobody": [],
     }
-    assert {search: (await service.page(None, 9, search))[0] for search in expected} == expected
+    assert {search: (await service.directory.page(None, 9, search))[0] for search in expected} == expected
 
 
 async def test_pages_of_a_search_hold_each_match_once(service: KeyService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "MAX_PAGE", 4)  # or hundreds of keys would have to be made
+    monkeypatch.setattr(directory, "MAX_PAGE", 4)  # or hundreds of keys would have to be made
     made = [(await issue(service, name=f"{'even' if n % 2 == 0 else 'odd'} {n}")).record for n in range(15)]
     for size in (1, 2, 3, 7, 8, 9):
         seen: list[KeyRecord] = []
         cursor: str | None = None
         for _ in range(10):
-            found, cursor = await service.page(cursor, size, "EVEN")
+            found, cursor = await service.directory.page(cursor, size, "EVEN")
             assert len(found) == size or cursor is None
             seen += found
             if cursor is None:
@@ -175,19 +183,19 @@ async def test_pages_of_a_search_hold_each_match_once(service: KeyService, monke
 async def test_a_search_that_takes_long_gives_what_it_has_and_a_cursor(
     service: KeyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "MAX_PAGE", 4)
-    monkeypatch.setattr(service_module, "MOST_SEARCHED", 8)
+    monkeypatch.setattr(directory, "MAX_PAGE", 4)
+    monkeypatch.setattr(directory, "MOST_SEARCHED", 8)
     needle = (await issue(service, name="needle")).record
     for _ in range(10):
         await issue(service, name="hay")
-    found, cursor = await service.page(None, 5, "needle")
+    found, cursor = await service.directory.page(None, 5, "needle")
     assert found == []
-    assert await service.page(cursor, 5, "needle") == ([needle], None)
+    assert await service.directory.page(cursor, 5, "needle") == ([needle], None)
 
 
 async def test_the_usage_of_a_key_that_does_not_exist_is_unknown(service: KeyService) -> None:
     with pytest.raises(UnknownKey):
-        await service.usage("key_nobody", "day")
+        await service.directory.usage("key_nobody", "day")
 
 
 # --- authenticating
@@ -204,8 +212,8 @@ async def test_an_api_key_and_its_token_authenticate_as_the_key_with_its_scopes(
 async def test_revoking_kills_the_api_key_and_its_token_at_once_and_no_other_key(service: KeyService) -> None:
     issued, other = await issue(service), await issue(service)
     token = token_of(service, issued.record)
-    revoked = await service.revoke(issued.record.id, ADMIN)
-    assert (revoked.state, (await service.show(issued.record.id)).state) == ("revoked", "revoked")
+    revoked = await service.lifecycle.revoke(issued.record.id, ADMIN)
+    assert (revoked.state, (await service.directory.show(issued.record.id)).state) == ("revoked", "revoked")
     assert await refuses(service, issued.api_key, token)
     with pytest.raises(InvalidCredential):
         await service.client(issued.record.id, issued.api_key)
@@ -258,7 +266,7 @@ async def test_a_key_of_an_older_master_key_is_found_after_rotation_and_ever_aft
 
 async def test_presenting_a_revoked_key_does_not_file_it_anew(service: KeyService, client: Redis, clock: Clock) -> None:
     issued = await issue(service)
-    await service.revoke(issued.record.id, ADMIN)
+    await service.lifecycle.revoke(issued.record.id, ADMIN)
     assert await refuses(another_service(client, clock, [NEXT_MASTER, MASTER]), issued.api_key)
     with pytest.raises(InvalidCredential):
         await KeyStore(client).find(Vault(Keyring([NEXT_MASTER])).digests(issued.api_key))
@@ -269,9 +277,9 @@ async def test_every_refused_credential_gets_one_text(service: KeyService, mint:
     expired_token = token_of(service, expiring.record)
     revoked, disabled, rotated = await issue(service), await issue(service), await issue(service)
     revoked_token, rotated_token = token_of(service, revoked.record), token_of(service, rotated.record)
-    await service.revoke(revoked.record.id, ADMIN)
-    await service.disable(disabled.record.id, ADMIN)
-    await service.rotate(rotated.record.id, 0, ADMIN)
+    await service.lifecycle.revoke(revoked.record.id, ADMIN)
+    await service.lifecycle.disable(disabled.record.id, ADMIN)
+    await service.lifecycle.rotate(rotated.record.id, 0, ADMIN)
     good, admin = await issue(service), await an_admin(service)
     buried = token_of(service, good.record)
     await service.tokens.revoke(good.record, buried, ADMIN)
@@ -313,6 +321,46 @@ async def test_every_refused_credential_gets_one_text(service: KeyService, mint:
             await service.client(client_id, secret)
         answers[client_id] = f"{refusal.value.code}: {refusal.value}"
     assert len(set(answers.values())) == 1, answers
+
+
+class CountingVault(Vault):
+    """A vault that counts what it has made digests of."""
+
+    digested = 0
+
+    def digests(self, api_key: str) -> list[str]:
+        self.digested += 1
+        return super().digests(api_key)
+
+
+async def test_every_refused_api_key_costs_the_same(url: str, client: Redis, mint: TokenMint, clock: Clock) -> None:
+    """Or a stranger could tell by the time it takes which one was good once."""
+    vault = CountingVault(Keyring([NEXT_MASTER, MASTER]))
+    service = KeyService(KeyStore(client), vault, mint, clock)
+    expired, older = await issue(service, expires_at=instant(clock.now + 10)), another_service(client, clock)
+    revoked, disabled, replaced, filed_before = [await issue(maker) for maker in (service, service, service, older)]
+    for ended in (revoked, filed_before):
+        await service.lifecycle.revoke(ended.record.id, ADMIN)
+    await service.lifecycle.disable(disabled.record.id, ADMIN)
+    await service.lifecycle.rotate(replaced.record.id, 0, ADMIN)
+    clock.now += 20
+    malformed = "sdb_xyz_" + new_api_key("cli")[8:-6]
+    known = [ended.api_key for ended in (expired, revoked, disabled, replaced, filed_before)]
+    costs = []
+    with PlainRedis.from_url(url) as observer:
+        for _ in range(2):
+            for credential in (*known, new_api_key("cli"), malformed + base62(zlib.crc32(malformed.encode()), 6)):
+                trips, digested = _trips(observer), vault.digested
+                assert await refuses(service, credential)
+                costs.append((_trips(observer) - trips, vault.digested - digested))
+                await noted(service)
+    assert len(set(costs)) == 1, costs
+    assert costs[0][1] == 1
+
+
+def _trips(observer: PlainRedis) -> int:
+    """How often the store has read from its connections; no task goes on meanwhile."""
+    return int(observer.info("stats")["total_reads_processed"])
 
 
 # --- rights
@@ -362,7 +410,7 @@ async def test_an_api_key_and_its_token_spend_one_budget(service: KeyService) ->
         await service.admit(by_key, Ask(1, 1, "tiny"))
     await service.settle(settled)
     await service.release(released)
-    assert (await service.show(issued.record.id)).budget.remaining == 6
+    assert (await service.directory.show(issued.record.id)).budget.remaining == 6
 
 
 async def test_a_caller_without_a_key_is_counted_by_its_network(service: KeyService) -> None:
@@ -409,31 +457,32 @@ async def test_a_dead_credential_of_a_key_is_counted_and_logged_and_an_unknown_o
     revoked = await issue(service)
     token = token_of(service, revoked.record)
     caller = await service.authenticate(revoked.api_key)
-    await service.revoke(revoked.record.id, ADMIN)
+    await service.lifecycle.revoke(revoked.record.id, ADMIN)
     clock.now += 11
     before = await logged(service)
     assert await refuses(service, expired.api_key, token, revoked.api_key, new_api_key("cli"), "a.b.c")
     with pytest.raises(InvalidCredential):
         await service.admit(caller, Ask(5, 5, "tiny"))
     assert before == []
+    await noted(service)
     assert await logged(service) == [(key.record.id, "invalid-credential") for key in (revoked, expired)]
     assert await counted(service, expired.record) == {}, "no image was looked at"
-    assert (await service.usage(revoked.record.id, "day"))[-1].images == 5
+    assert (await service.directory.usage(revoked.record.id, "day"))[-1].images == 5
 
 
 async def test_who_was_authenticated_before_the_key_was_changed_charges_nothing_after_it(service: KeyService) -> None:
     issued = await issue(service, 10)
     caller = await service.authenticate(issued.api_key)
     assert caller.proof == Proof(Vault(Keyring([MASTER])).digests(issued.api_key)[0])
-    await service.revoke(issued.record.id, ADMIN)
+    await service.lifecycle.revoke(issued.record.id, ADMIN)
     with pytest.raises(InvalidCredential):
         await service.admit(caller, Ask(1, 1, "tiny"))
-    assert (await service.show(issued.record.id)).budget.remaining == 10
+    assert (await service.directory.show(issued.record.id)).budget.remaining == 10
 
 
 async def test_a_request_is_used_when_it_is_made(service: KeyService) -> None:
     issued = await issue(service)
     await service.admit(await service.authenticate(issued.api_key), Ask(1, 0, "tiny"))
-    used = (await service.show(issued.record.id)).last_used_at
+    used = (await service.directory.show(issued.record.id)).last_used_at
     assert used is not None
     assert abs(used.timestamp() - time.time()) < 5

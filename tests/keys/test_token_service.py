@@ -15,7 +15,7 @@ LIFETIME_S = 900
 async def make(service: KeyService, kind: KeyKind = "client", **changes: object) -> KeyRecord:
     scopes: tuple[Scope, ...] = ("distill", "unlock") if kind == "client" else ()
     grant = KeyGrant.model_validate({"name": "partner", "scopes": frozenset(scopes), **changes})
-    return (await service.create(grant, ADMIN, kind)).record
+    return (await service.lifecycle.create(grant, ADMIN, kind)).record
 
 
 async def accepts(service: KeyService, token: str) -> bool:
@@ -101,7 +101,7 @@ async def test_a_revoked_token_stays_revoked_when_its_expired_key_is_given_more_
     clock.now += 101
     assert not await accepts(service, token)
     await service.tokens.revoke(admin, token, ADMIN)
-    await service.update(key.id, KeyPatch(expires_at=instant(clock.now + 1000)), ADMIN)
+    await service.lifecycle.update(key.id, KeyPatch(expires_at=instant(clock.now + 1000)), ADMIN)
     assert not await accepts(service, token)
     assert await accepts(service, sister), "nobody has revoked this one"
 
