@@ -1,55 +1,108 @@
-"""`make gpu`: the tests marked gpu, and the predictor's speed on CUDA against the CPU; nothing without a GPU."""
+"""`make gpu`: the tests marked gpu, and a ResNet-50 at 224 px on CUDA against its bare forward pass and LitServe.
+
+Says so and ends well where there is no CUDA device. The ceiling is the network alone in bfloat16, channels last, on
+pixels that are on the device already; what is served has to get them there. Writes results/gpu.json.
+"""
 
 import json
-import statistics
 import sys
-import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
-from keys.material import parse_secret
+from app.hosting import HostedModel, Models
+from app.settings import Settings
+from app.state import State
+from benchmarks.peers.work import Subject, Work
+from benchmarks.serving import workloads
+from benchmarks.serving.ceiling import rate
+from benchmarks.serving.contestants import ALL
+from benchmarks.serving.environments import NotInstallable
+from benchmarks.serving.generator import Pace
+from benchmarks.serving.processes import NotStarted
+from benchmarks.serving.rounds import Cell, Session
+from benchmarks.serving.workloads import Workload
 from models.environment import environment
-from models.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def images_per_second(device: str, batch: int, seconds: float = 2.0) -> float:
-    """Median over batches of images a second through `Predictor`, copies to and from the device included."""
-    folder = ZOO / "cifar10"
-    predictor = Predictor(folder, parse_secret((folder / DEMO_SECRET).read_text(), "demo"), torch.device(device))
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
-    keyed = np.arange(batch) % 2 == 0
-    times = []
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop:
-        started = time.perf_counter()
-        predictor(pixels, keyed)
-        times.append(time.perf_counter() - started)
-    return batch / statistics.median(times)
+BATCHES = (1, 8, 32, 64, 128, 256)
+SECONDS = 2.0
+ROUNDS = 3
+SERVERS = ("ours/one pass", "litserve")
+Row = dict[str, Any]
 
 
 def main() -> int:
-    """Test, time, write results/gpu.json."""
+    """Test, time, write."""
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing to check")
         return 0
     failed = pytest.main(["-m", "gpu", "-q", "tests"])
-    rows = [
-        {"device": device, "batch": batch, "images_per_second": round(images_per_second(device, batch))}
-        for batch in (1, 32, 256)
-        for device in ("cpu", "cuda")
-    ]
-    RESULTS.mkdir(exist_ok=True)
-    document = {"environment": {"command": "python -m benchmarks.gpu", **environment()}, "rows": rows}
-    (RESULTS / "gpu.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document, indent=2))
+    with TemporaryDirectory() as folder:
+        workload = workloads.gpu(Path(folder))
+        swept = list(sweep(workload))
+        served = [row for number in range(ROUNDS) for row in serve(workload, number)]
+    best = max(row["forward_only"] for row in swept)
+    for row in served:
+        row["of_ceiling"] = round(row["images_per_second"] / best, 3)
+    document = {"command": "python -m benchmarks.gpu", **environment(), "sweep": swept, "served": served}
+    (RESULTS / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document, indent=1))
     return int(failed)
+
+
+def sweep(workload: Workload) -> Iterator[Row]:
+    """Images a second by batch size: the network alone, and the product's predictor with copies both ways."""
+    settings = Settings(models_dir=workload.models_dir("one pass"), state_dir=workload.folder / "var")
+    [model] = Models.load(settings, State(settings))
+    assert isinstance(model, HostedModel)
+    predictor, side = model.replicas[0], Subject.read(workload.folder).side
+    for batch in BATCHES:
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+        public = np.zeros(batch, bool)
+        own = rate(lambda p=pixels, r=public: predictor(p, r), batch, SECONDS)  # type: ignore[misc]
+        bare = forward_only(workload, batch, SECONDS)
+        yield {
+            "batch": batch,
+            "engine": str(predictor.choice).partition(";")[0],
+            "images_per_second": round(own),
+            "forward_only": round(bare),
+            "of_forward_only": round(own / bare, 3),
+        }
+
+
+@torch.inference_mode()
+def forward_only(workload: Workload, batch: int, seconds: float) -> float:
+    """Images a second of the bare network in bfloat16 on a batch that lies on the device; waits for it at each step."""
+    work = Work(workload.folder)
+    images = torch.rand(batch, 3, work.subject.side, work.subject.side, device="cuda")
+    images = images.to(torch.bfloat16, memory_format=torch.channels_last)
+    steps = max(1, 512 // batch)  # between two waits, so that the wait itself costs nothing
+
+    def step() -> None:
+        for _ in range(steps):
+            work.network(images)
+        torch.cuda.synchronize()
+
+    return rate(step, batch * steps, seconds)
+
+
+def serve(workload: Workload, number: int) -> Iterator[Row]:
+    """One round over HTTP: bulk calls to this server, JPEGs to both; a server that cannot run here is left out."""
+    for contestant in (contestant for contestant in ALL if contestant.name in SERVERS):
+        try:
+            for found in Session(contestant, workload, Pace.of(SECONDS)).play(None):
+                if isinstance(found, Cell):
+                    told = {"server": found.server, "round": number, "load": found.load}
+                    yield {**told, "images_per_second": found.result.per_second, **asdict(found.result)}
+        except (NotInstallable, NotStarted) as error:
+            print(f"{contestant.name} is left out: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from sdb_client.sealed import MEDIA_TYPE, seal
 
-from benchmarks.serving import RESULTS, URL, issue, running
+from benchmarks.serving.processes import Process
+from benchmarks.serving.product import issue, shipped
 from keys.material import from_text
 from models.environment import environment
 
 MODEL = "cifar10"
+RESULTS = Path(__file__).parent / "results"
 SIDE = 223  # of noise: a PNG of 150 kB
 Ask = Callable[[], httpx.Response]
 
@@ -33,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=300)
     arguments = parser.parse_args()
-    with running() as folder, httpx.Client(base_url=URL) as client:
-        ways = _ways(folder, client)
+    with shipped() as (server, state), httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
+        ways = _ways(server, state, client)
         latencies: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(arguments.requests + 20):
             for way, ask in ways.items():
@@ -45,10 +47,10 @@ def main() -> None:
     _report({way: statistics.median(times) for way, times in latencies.items()})
 
 
-def _ways(folder: Path, client: httpx.Client) -> dict[str, Ask]:
+def _ways(server: Process, state: Path, client: httpx.Client) -> dict[str, Ask]:
     image = _picture()
-    sealing = issue(folder, scopes=["decrypt"], image_key={"scheme": "sealed"})
-    distilling = issue(folder, scopes=["distill"])
+    sealing = issue(server, state, scopes=["decrypt"], image_key={"scheme": "sealed"})
+    distilling = issue(server, state, scopes=["distill"])
     secret, kid = from_text(sealing["image_key"]["secret"]), sealing["image_key"]["kid"]
     path = f"/v1/models/{MODEL}/predict"
 
