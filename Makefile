@@ -47,7 +47,7 @@ lock: ## write requirements.lock again from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
 	.venv-lock/bin/pip wheel --quiet --no-deps --wheel-dir .venv-lock/wheels ./client
-	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra evaluate --strip-extras --no-emit-index-url \
+	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra evaluate --extra ray --strip-extras --no-emit-index-url \
 		--find-links .venv-lock/wheels --no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	rm -rf .venv-lock

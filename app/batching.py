@@ -1,108 +1,215 @@
-"""Many small requests, few large batches: one worker, a bounded queue, no timer when it is idle.
+"""Many small requests, few large batches: a bounded queue, and workers that take what waits when they are free.
 
-Knows items and results; knows no image, no model and no HTTP.
+Knows requests that have a length and can be cut, and results alike; knows no image, no model and no HTTP.
 """
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, Protocol, Self, TypeVar
 
 from app.errors import Draining, Overloaded
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+
+class Cuttable(Protocol):
+    """Items in a row, of which a part is again items in a row: a list, an array, rows of a table."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Self: ...
+
+
+In = TypeVar("In", bound=Cuttable)
+Out = TypeVar("Out", bound=Cuttable)
+
+
+class _Request(Generic[In, Out]):
+    """Items of one caller: how many of them were taken, and the results so far, by where they begin."""
+
+    def __init__(self, items: In, answer: asyncio.Future[list[Out]]) -> None:
+        self.items, self.answer = items, answer
+        self.taken, self.results = 0, dict[int, Out]()
+
+    @property
+    def left(self) -> int:
+        """How many items nobody has taken."""
+        return len(self.items) - self.taken
+
+    def take(self, most: int) -> tuple[int, In]:
+        """At most so many of the items that are left, and where they begin; a view where the items can give one."""
+        begin, self.taken = self.taken, min(self.taken + most, len(self.items))
+        return begin, self.items if self.taken - begin == len(self.items) else self.items[begin : self.taken]
+
+    def add(self, begin: int, results: Out) -> None:
+        """Keep the results of a part; the last to come answers the caller. Called in the caller's event loop."""
+        self.results[begin] = results
+        if sum(map(len, self.results.values())) == len(self.items) and not self.answer.done():
+            self.answer.set_result([part for _, part in sorted(self.results.items(), key=lambda found: found[0])])
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error. Called in the caller's event loop."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # seen, even if its caller has gone
+
+
+_Part = tuple[_Request[In, Out], int, In]
 
 
 class Batcher(Generic[In, Out]):
-    """Calls `work` in a thread of its own with at most `max_batch` items at a time.
+    """Calls `work` in `workers` threads of its own, with parts of requests that have at most `max_batch` items in all.
 
-    Whatever waits when the worker gets free becomes the next batch, so a lone request never waits for company and
-    load makes its own batches; `wait_s` > 0 lets a batch that is not full wait that long for more.
+    Whatever waits when a worker gets free becomes its next batch, so a lone request never waits for company and load
+    makes its own batches; workers that are free together share what waits. All that is submitted in one turn of the
+    event loop is seen together. `wait_s` > 0 lets a batch that is not full wait that long for more, and shares nothing.
+
+    A request that fits a batch is not cut. A larger one fills what room there is, and after each part of it goes
+    behind whoever waits: between two of its parts, everybody else who waits gets one.
     """
 
     def __init__(
-        self, work: Callable[[list[In]], Sequence[Out]], *, max_batch: int, wait_s: float, queue_limit: int
+        self,
+        work: Callable[[list[In]], Out],
+        *,
+        max_batch: int,
+        wait_s: float = 0.0,
+        queue_limit: int,
+        workers: int = 1,
     ) -> None:
         self._work, self._max_batch, self._wait_s, self._queue_limit = work, max_batch, wait_s, queue_limit
-        self._queue: deque[tuple[In, asyncio.Future[Out]]] = deque()
-        self._filled, self._closing = asyncio.Event(), False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
-        self._runner: asyncio.Task[None] | None = None
+        self._queue: deque[_Request[In, Out]] = deque()
+        self._waiting, self._free, self._closing, self._told = 0, 0, False, False
+        self._changed = threading.Condition()  # guards all of the above, and `taken` of the requests
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher-{number}", daemon=True) for number in range(workers)
+        ]
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
         """Begin to take batches from the queue."""
-        self._runner = asyncio.create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        for thread in self._threads:
+            thread.start()
 
     async def close(self) -> None:
-        """Finish what is queued, refuse what comes, end the thread."""
-        self._closing = True
-        self._filled.set()
-        if self._runner is not None:
-            await self._runner
-        self._thread.shutdown(wait=True)
+        """Finish what is queued, refuse what comes, end the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._loop is not None:
+            await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
 
     @property
     def running(self) -> bool:
         """Whether an item submitted now would be worked on."""
-        return self._runner is not None and not self._runner.done() and not self._closing
+        return self._loop is not None and not self._closing and all(thread.is_alive() for thread in self._threads)
 
-    async def submit(self, items: Sequence[In]) -> list[Out]:
-        """The results of `items`, in order; a caller that is cancelled takes its items out of the queue.
+    async def submit(self, items: In) -> list[Out]:
+        """The results of `items`, in order, in one part or several; who is cancelled takes its items out of the queue.
 
         Raises:
             Overloaded: the queue has no room for all of them.
             Draining: the batcher is closing.
             Exception: whatever `work` raised for a batch that held one of them.
         """
-        if not self.running:
+        if self._loop is None or self._closing:
             raise Draining("the server is stopping")
-        if self._queue and len(self._queue) + len(items) > self._queue_limit:
-            raise Overloaded(f"{len(self._queue)} images are waiting")
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Out]] = [loop.create_future() for _ in items]
-        self._queue.extend(zip(items, futures, strict=True))
-        self._filled.set()
+        if not len(items):
+            return []
+        request = _Request[In, Out](items, asyncio.get_running_loop().create_future())
+        self._enqueue(request)
         try:
-            return list(await asyncio.gather(*futures))
+            return await request.answer
         except BaseException:
-            for future in futures:
-                future.cancel()
-            self._queue = deque(entry for entry in self._queue if not entry[1].done())
+            self._forget(request)
             raise
 
-    async def _run(self) -> None:
-        while self._queue or not self._closing:
-            self._filled.clear()
-            if not self._queue:
-                await self._filled.wait()
-            if self._wait_s and len(self._queue) < self._max_batch and not self._closing:
-                await asyncio.sleep(self._wait_s)
-            batch = self._take()
-            if batch:
-                await self._answer(batch)
+    def _enqueue(self, request: _Request[In, Out]) -> None:
+        with self._changed:
+            if self._queue and self._waiting + request.left > self._queue_limit:
+                raise Overloaded(f"{self._waiting} images are waiting")
+            self._queue.append(request)
+            self._waiting += request.left
+            if not self._told:
+                self._told = True
+                asyncio.get_running_loop().call_soon(self._tell)
 
-    def _take(self) -> list[tuple[In, asyncio.Future[Out]]]:
-        batch: list[tuple[In, asyncio.Future[Out]]] = []
-        while self._queue and len(batch) < self._max_batch:
-            item, future = self._queue.popleft()
-            if not future.done():
-                batch.append((item, future))
+    def _tell(self) -> None:
+        with self._changed:
+            self._told = False
+            self._changed.notify(self._waiting)
+
+    def _forget(self, request: _Request[In, Out]) -> None:
+        """Take out what is left of a request that failed or whose caller has gone."""
+        with self._changed:
+            if request in self._queue:
+                self._queue.remove(request)
+                self._waiting -= request.left
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._answer(batch)
+
+    def _next(self) -> list[_Part[In, Out]]:
+        """The next batch, once there is one; nothing at the end."""
+        with self._changed:
+            self._free += 1
+            try:
+                while self._changed.wait_for(lambda: self._queue or self._closing) and self._queue:
+                    if self._wait_s:
+                        self._changed.wait_for(lambda: self._waiting >= self._max_batch or self._closing, self._wait_s)
+                    if batch := self._take():  # else another worker was first
+                        return batch
+                return []
+            finally:
+                self._free -= 1
+
+    def _take(self) -> list[_Part[In, Out]]:
+        batch: list[_Part[In, Out]] = []
+        behind: list[_Request[In, Out]] = []
+        sharing = 1 if self._wait_s else self._free
+        room = min(self._max_batch, -(-self._waiting // sharing))  # rounded up
+        while room > 0 and self._queue:
+            request = self._queue[0]
+            fits = len(request.items) <= self._max_batch
+            if fits and batch and request.left > room:
+                break
+            self._queue.popleft()
+            begin, part = request.take(len(request.items) if fits else room)
+            batch.append((request, begin, part))
+            room -= len(part)
+            self._waiting -= len(part)
+            if request.left:
+                behind.append(request)
+        self._queue.extend(behind)
         return batch
 
-    async def _answer(self, batch: list[tuple[In, asyncio.Future[Out]]]) -> None:
-        loop = asyncio.get_running_loop()
+    def _answer(self, batch: list[_Part[In, Out]]) -> None:
+        """Work, and hand all results of a batch to the event loop at once."""
+        assert self._loop is not None  # noqa: S101 - threads run since `start`
         try:
-            results = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
-            if len(results) != len(batch):
-                raise RuntimeError(f"{len(results)} results for a batch of {len(batch)}")
-        except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # seen, even if its caller has gone
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+            results = self._work([part for _, _, part in batch])
+            size = sum(len(part) for _, _, part in batch)
+            if len(results) != size:
+                raise RuntimeError(f"{len(results)} results for a batch of {size}")
+        except BaseException as error:  # of whatever kind: it is the callers', and the thread goes on
+            self._loop.call_soon_threadsafe(_fail, batch, error)
+        else:
+            self._loop.call_soon_threadsafe(_distribute, batch, results)
+
+
+def _distribute(batch: list[_Part[In, Out]], results: Out) -> None:
+    """Each request's part of the results; called in the event loop."""
+    at = 0
+    for request, begin, part in batch:
+        request.add(begin, results if len(part) == len(results) else results[at : at + len(part)])
+        at += len(part)
+
+
+def _fail(batch: list[_Part[In, Out]], error: BaseException) -> None:
+    for request, _, _ in batch:
+        request.fail(error)

@@ -6,14 +6,15 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
+from sdb_client.errors import SdbError
 from typer.core import TyperCommand, TyperGroup
 
 from app.errors import RemoteError, RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
-COMMANDS = ("serve", "keys", "audit", "models", "wrap", "lock", "evaluate", "doctor")
-EXTRA = {"art", "httpx", "matplotlib"}  # what the extra `evaluate` brings
+COMMANDS = ("serve", "keys", "audit", "models", "wrap", "lock", "distill", "evaluate", "doctor")
+EXTRA = {"art", "matplotlib"}  # what the extra `evaluate` brings
 
 
 class Lazy(TyperGroup):
@@ -67,7 +68,7 @@ def main() -> None:
     """Entry point of the `sdb` script."""
     try:
         app()
-    except (ConfigurationError, KeyServiceError, RemoteError, RequestError, SettingsError) as error:
+    except (ConfigurationError, KeyServiceError, RemoteError, RequestError, SdbError, SettingsError) as error:
         sys.exit(f"sdb: {_line(error)}")
     except ValidationError as error:
         sys.exit(f"sdb: {explain(error.errors())}")

@@ -25,7 +25,8 @@ class Compressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         eligible = scope["type"] == "http" and scope["path"].startswith(DATA_PLANE)
-        if eligible and not REFUSED.search(Headers(scope=scope).get("accept-encoding", "")):
+        accepted = Headers(scope=scope).get("accept-encoding", "") if eligible else ""
+        if "gzip" in accepted and not REFUSED.search(accepted):
             await self._gzip(scope, receive, send)
         else:
             await self._plain(scope, receive, send)

@@ -7,13 +7,12 @@ image does not open: an unknown key, somebody else's, a retired one and a change
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
-from PIL import Image
 from sdb_client import sealed
 from sdb_client.transforms import Transform, TransformError
 
 from app import images
 from app.errors import InvalidRequest
-from app.images import Sent
+from app.images import Decoded, Sendable, Sent
 from app.schemas import Parameters
 from keys.errors import UndecryptableImage
 from keys.records import Caller, Seal
@@ -21,11 +20,11 @@ from keys.service import KeyService
 
 TRANSFORMS_KEPT = 256
 
-Picture = Callable[[int], Image.Image]
+Picture = Callable[[int], Decoded]
 """An image that still has to be read: given the most pixels that it may have."""
 
 
-def seals_of(encoded: Sequence[Sent], parameters: Parameters) -> tuple[Seal, ...]:
+def seals_of(encoded: Sendable, parameters: Parameters) -> tuple[Seal, ...]:
     """What tells the sealed images of a request from any others; nothing if they are none, which `pictures` refuses.
 
     Raises:
@@ -40,7 +39,7 @@ def seals_of(encoded: Sequence[Sent], parameters: Parameters) -> tuple[Seal, ...
     return tuple(Seal(header.kid, header.iv, header.issued_at) for header in headers)
 
 
-def _messages(encoded: Sequence[Sent]) -> list[bytes]:
+def _messages(encoded: Sendable) -> list[bytes]:
     messages = [message for message in encoded if isinstance(message, bytes)]
     if len(messages) < len(encoded):
         raise InvalidRequest("`encryption=sealed` is of encoded images: pixels cannot be sealed")
@@ -51,7 +50,7 @@ async def pictures(
     keys: KeyService,
     caller: Caller,
     model: str,
-    encoded: Sequence[Sent],
+    encoded: Sendable,
     parameters: Parameters,
     *,
     seals: Sequence[Seal],
@@ -88,7 +87,7 @@ async def _unsealed(
     return [partial(_opened, message, secrets[kid], kid, model) for message, kid in zip(messages, kids, strict=True)]
 
 
-def _opened(message: bytes, secret: bytes, kid: str, model: str, max_pixels: int) -> Image.Image:
+def _opened(message: bytes, secret: bytes, kid: str, model: str, max_pixels: int) -> Decoded:
     try:
         encoded = sealed.unseal(message, secret, kid=kid, model=model)
     except sealed.Unsealable:
@@ -96,9 +95,7 @@ def _opened(message: bytes, secret: bytes, kid: str, model: str, max_pixels: int
     return images.decode(encoded, max_pixels)
 
 
-async def _undone(
-    keys: KeyService, caller: Caller, model: str, encoded: Sequence[Sent], kid: str | None
-) -> list[Picture]:
+async def _undone(keys: KeyService, caller: Caller, model: str, encoded: Sendable, kid: str | None) -> list[Picture]:
     if kid is None:
         raise InvalidRequest("`encryption=pixel` needs `image_key`, the id of the image key")
     key = await keys.image_keys.open(caller, kid, "pixel")
@@ -114,13 +111,13 @@ def _transform(secret: bytes, kid: str, model: str, step: str, block: int) -> Tr
     return Transform.from_secret(secret, kid=kid, model=model, steps=(step,), block=block)
 
 
-def _inverted(transform: Transform, encoded: Sent, max_pixels: int) -> Image.Image:
+def _inverted(transform: Transform, encoded: Sent, max_pixels: int) -> Decoded:
     read = images.pixels if transform.peak < 256 else images.codes
     try:
-        return Image.fromarray(transform.invert(read(encoded, max_pixels)))
+        return transform.invert(read(encoded, max_pixels))
     except TransformError as error:
         raise InvalidRequest(f"the encrypted image does not fit its scheme: {error}") from None
 
 
-def _as_sent(encoded: Sent, max_pixels: int) -> Image.Image:
-    return Image.fromarray(images.pixels(encoded, max_pixels))
+def _as_sent(encoded: Sent, max_pixels: int) -> Decoded:
+    return images.pixels(encoded, max_pixels)

@@ -1,8 +1,10 @@
 """Rights as types: a route that takes an `AdminCaller` cannot be reached without being an admin.
 
 Whoever may be asked is said by each route: `check_rights` refuses to build an application with one that does not.
+All of them are coroutines: FastAPI hands any other function to a thread, which takes longer than all of this.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import HTTPBearer
 from starlette.routing import BaseRoute
 
+from app.errors import InvalidRequest
 from app.pipeline import Services
 from keys.errors import InvalidCredential, MissingScope
 from keys.records import Act, Caller, Origin
@@ -42,15 +45,16 @@ def _needed(dependant: Dependant) -> set[Callable[..., Any]]:
     return calls.union(*(_needed(needed) for needed in dependant.dependencies))
 
 
-def _services(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
+    """What the application was built of."""
     services: Services = request.app.state.services
     return services
 
 
-ServicesDep = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def _origin(request: Request) -> Origin:
+async def _origin(request: Request) -> Origin:
     return Origin(request.scope["request_id"], request.client.host if request.client else None)
 
 
@@ -61,7 +65,7 @@ DOCUMENTED = HTTPBearer(auto_error=False, description="API key, or access token 
 Documented = Annotated[object, Depends(DOCUMENTED)]
 
 
-def _credential(request: Request, _: Documented) -> str | None:
+async def _credential(request: Request, _: Documented = None) -> str | None:
     """What the Authorization header presents, None without one; a header that is not valid is refused."""
     headers = request.headers.getlist("authorization")
     if not headers:
@@ -80,39 +84,35 @@ async def _presented(credential: Credential, origin: OriginDep, services: Servic
     return None if credential is None else await services.keys.authenticate(credential, origin)
 
 
-async def _recalled(credential: Credential, origin: OriginDep, services: ServicesDep) -> Caller | None:
-    """The caller as this process knows it; the store judges it when it is admitted, which an admin never is."""
-    if credential is None:
-        return None
-    caller = await services.keys.recall(credential, origin)
-    for_admins = caller.key is not None and caller.key.kind == "admin"
-    return await services.keys.authenticate(credential, origin) if for_admins else caller
-
-
 Presented = Annotated[Caller | None, Depends(_presented)]
 
 
 @right
-def everybody() -> None:
+async def everybody() -> None:
     """Nobody is asked who they are."""
 
 
 @right
-def _key_holder(caller: Presented) -> Caller:
+async def _key_holder(caller: Presented) -> Caller:
     if caller is None:
         raise InvalidCredential
     return caller
 
 
 @right
-def _data_plane(caller: Presented, origin: OriginDep, services: ServicesDep) -> Caller:
+async def _data_plane(caller: Presented, origin: OriginDep, services: ServicesDep) -> Caller:
     return _client(caller, origin, services)
 
 
 @right
-def _predicting(
-    caller: Annotated[Caller | None, Depends(_recalled)], origin: OriginDep, services: ServicesDep
-) -> Caller:
+async def predicting(request: Request, _: Documented = None) -> Caller:
+    """The caller as this process knows it; the store judges it when it is admitted, which an admin never is."""
+    services, origin, credential = await services_of(request), await _origin(request), await _credential(request)
+    caller = None
+    if credential is not None:
+        caller = await services.keys.recall(credential, origin)
+        if caller.key is not None and caller.key.kind == "admin":
+            caller = await services.keys.authenticate(credential, origin)
     return _client(caller, origin, services)
 
 
@@ -136,19 +136,33 @@ async def _admin(caller: Annotated[Caller, Depends(_key_holder)], services: Serv
     return caller
 
 
+IDEMPOTENCY_KEY, LONGEST = "Idempotency-Key", 255
+PRINTABLE = r"^[\x21-\x7e]+$"
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
+        alias=IDEMPOTENCY_KEY,
         min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        max_length=LONGEST,
+        pattern=PRINTABLE,
         description="a name for this request: repeated with it, it is done, and charged, once",
     ),
 ]
 
 
-def _act(caller: Annotated[Caller, Depends(_admin)], idempotency_key: IdempotencyKey = None) -> Act:
+def idempotency_key_of(request: Request) -> str | None:
+    """What the header says, if it is there.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or not of printable ASCII characters.
+    """
+    name = request.headers.get(IDEMPOTENCY_KEY)
+    if name is not None and not (len(name) <= LONGEST and re.fullmatch(PRINTABLE, name)):
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY}: 1 to {LONGEST} printable ASCII characters")
+    return name
+
+
+async def _act(caller: Annotated[Caller, Depends(_admin)], idempotency_key: IdempotencyKey = None) -> Act:
     if caller.key is None:
         raise InvalidCredential
     return Act(caller.key.id, caller.origin.request_id, caller.origin.address, idempotency_key)
@@ -157,6 +171,6 @@ def _act(caller: Annotated[Caller, Depends(_admin)], idempotency_key: Idempotenc
 Everybody = Depends(everybody)
 KeyHolder = Annotated[Caller, Depends(_key_holder)]
 AnyCaller = Annotated[Caller, Depends(_data_plane)]
-PredictingCaller = Annotated[Caller, Depends(_predicting)]
+PredictingCaller = Annotated[Caller, Depends(predicting)]
 AdminCaller = Annotated[Caller, Depends(_admin)]
 Acting = Annotated[Act, Depends(_act)]

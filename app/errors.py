@@ -72,6 +72,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "unknown-key": (404, "No such key"),
     "method-not-allowed": (405, "This method is not allowed here"),
     "idempotency-in-progress": (409, "The first request with this Idempotency-Key is still running"),
+    "precondition-failed": (412, "The key was changed since it was read"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-image": (415, "The image format is not supported"),
     "unsupported-encoding": (415, "The coding of the body is not supported"),

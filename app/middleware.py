@@ -11,7 +11,7 @@ import secrets
 import time
 from urllib.parse import quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +22,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})", re.ASCII)
 # Of a body that is too large we read on for a while, so that a client that is still sending sees the refusal.
 DRAIN_FACTOR, DRAIN_FOR_S = 4, 5.0
+ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+# What holds no image is short: who may send it need not be known to send much of it.
+OF_FORMS, MAX_FORM_BYTES = ("/admin/", "/oauth2/", "/console/"), 64 * 2**10
 
 log = logging.getLogger("sdb.http")
 
@@ -33,15 +36,16 @@ class _BodyRefused(Exception):
 class Gate:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self._app, self._limit = app, max_body_bytes
+    def __init__(self, app: ASGIApp, max_body_bytes: int, *, log_requests: bool = True) -> None:
+        self._app, self._limit, self._log_requests = app, max_body_bytes, log_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._limit)
+        small = scope["path"].startswith(OF_FORMS)
+        exchange = _Exchange(scope, receive, send, min(self._limit, MAX_FORM_BYTES) if small else self._limit)
         try:
             exchange.check_declared()
             await self._app(scope, exchange.receive, exchange.send)
@@ -51,7 +55,8 @@ class Gate:
             log.exception("request %s failed", exchange.request_id)
             await exchange.refuse("internal-error", "the failure is in the server's log under this request id")
         await exchange.refuse_body()
-        exchange.log()
+        if self._log_requests:
+            exchange.log()
 
 
 class _Exchange:
@@ -113,9 +118,8 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"], headers["traceparent"] = self.request_id, self._traceparent
-            headers["X-Content-Type-Options"], headers["Referrer-Policy"] = "nosniff", "no-referrer"
+            own = (b"x-request-id", self.request_id.encode()), (b"traceparent", self._traceparent.encode())
+            message = {**message, "headers": [*message["headers"], *own, *ON_EVERY_ANSWER]}
         await self._send(message)
 
     async def refuse_body(self) -> None:

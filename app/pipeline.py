@@ -5,8 +5,7 @@ recall (the dependency did) → admit: authenticate, charge → decrypt → deco
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -18,8 +17,8 @@ from app.admission import Asked, admitted
 from app.answers import Answer, probabilities_of
 from app.decryption import Picture, pictures, seals_of
 from app.errors import InvalidRequest, Overloaded
-from app.hosting import HostedModel, Models, Row
-from app.images import Sent
+from app.hosting import Model, Models, Rows
+from app.images import Decoded, Sendable, area, at_once
 from app.schemas import Parameters
 from app.settings import Settings
 from keys.records import Caller, Idempotency
@@ -27,8 +26,9 @@ from keys.service import KeyService
 from models.data import Pixels
 from models.views import View, draw_views, seen
 
-STEP_WITHIN_S = 30.0  # for decoding, and for the model; far below the life of a hold
+WITHIN_S = 30.0  # for decoding and the model; far below the life of a hold
 REQUEST_PIXELS = 4  # all images of a request together may have so many times the pixels of one
+Views = list[list[View]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ async def predict(
     services: Services,
     caller: Caller,
     name: str,
-    encoded: Sequence[Sent],
+    encoded: Sendable,
     parameters: Parameters,
     *,
     idempotency_key: str | None = None,
@@ -59,11 +59,12 @@ async def predict(
     async with admitted(services.keys, caller, asked, services.settings.anonymous_rate) as request:
         rights, admission = request.rights, request.admission
         waiting = await pictures(services.keys, request.caller, name, encoded, parameters, seals=seals)
-        async with _in_time():
-            views, pixels = await _decode(services, model, waiting, parameters)
-        rows = [Row(shown, rights.keyed, rights.unlocked) for shown in pixels]
-        async with _in_time():
-            logits = np.stack(await model.batcher.submit(rows))
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                views, pixels = await _decoded(services, model, encoded, waiting, parameters)
+                logits = await model.submit(Rows(pixels, rights.keyed, rights.unlocked))
+        except TimeoutError:
+            raise Overloaded("the answer took too long") from None
         if admission is not None:
             await services.keys.settle(admission)
     temperature = parameters.temperature or (model.manifest.guard.temperature if rights.keyed else 1.0)
@@ -79,56 +80,74 @@ async def predict(
     )
 
 
-def _idempotency(key: str, model: HostedModel, encoded: Sequence[Sent], parameters: Parameters) -> Idempotency:
+def _idempotency(key: str, model: Model, encoded: Sendable, parameters: Parameters) -> Idempotency:
     """The request under the name that its caller gave it: what it asks, of which model."""
     asked = hashlib.sha256(f"{model.manifest.name} {model.manifest.version} {parameters.model_dump_json()}".encode())
     for image in encoded:
         if isinstance(image, bytes):
             asked.update(hashlib.sha256(image).digest())
         else:
-            asked.update(str(image.shape).encode() + hashlib.sha256(image.data).digest())
+            asked.update(str(image.shape).encode() + hashlib.sha256(np.ascontiguousarray(image).data).digest())
     return Idempotency(hashlib.sha256(key.encode()).hexdigest(), asked.hexdigest())
 
 
-def _check_count(settings: Settings, encoded: Sequence[Sent], parameters: Parameters) -> None:
+def _check_count(settings: Settings, encoded: Sendable, parameters: Parameters) -> None:
     limit = settings.max_images_per_request
-    if not encoded or not all(len(image) for image in encoded):
+    if not len(encoded) or not all(len(image) for image in encoded):
         raise InvalidRequest("the request holds no image, or an empty one")
     if len(encoded) * parameters.views > limit:
         raise InvalidRequest(f"at most {limit} images, or views of images, are accepted in one request")
 
 
-async def _decode(
-    services: Services, model: HostedModel, waiting: Sequence[Picture], parameters: Parameters
-) -> tuple[list[list[View]], list[Pixels]]:
-    """The views of each image, and what all of them show in one list."""
-    if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
-        raise Overloaded("too many requests wait for their images to be decoded")
+async def _decoded(
+    services: Services,
+    model: Model,
+    encoded: Sendable,
+    waiting: Sequence[Picture],
+    parameters: Parameters,
+) -> tuple[Views, Pixels]:
+    """The views of each image, and what all of them show: uint8 [N, H, W, 3]."""
+    most = services.settings.max_image_pixels
+    ready = _as_they_are(model, encoded, parameters)
+    if ready is not None and ready.size <= 3 * most:
+        return [draw_views([image], 0, 1, 0.0) for image in ready], ready
 
-    def work() -> tuple[list[list[View]], list[Pixels]]:
-        most, decoded = services.settings.max_image_pixels, []
-        left = REQUEST_PIXELS * most
+    def work() -> tuple[Views, Pixels]:
+        decoded, left = [], REQUEST_PIXELS * most
         for read in waiting:
             picture = read(min(most, left))
-            left -= picture.width * picture.height
+            left -= area(picture)
             decoded.append(_fitted(model, picture, parameters))
         views = [draw_views(decoded, number, parameters.views, parameters.mix) for number in range(len(decoded))]
-        return views, [seen(decoded, number, view) for number, drawn in enumerate(views) for view in drawn]
+        shown = [seen(decoded, number, view) for number, drawn in enumerate(views) for view in drawn]
+        return views, shown[0][None] if len(shown) == 1 else np.stack(shown)
 
+    if _at_once(encoded, parameters):
+        return work()
+    if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
+        raise Overloaded("too many requests wait for their images to be decoded")
     return await anyio.to_thread.run_sync(work, limiter=services.decoders, abandon_on_cancel=True)
 
 
-def _fitted(model: HostedModel, picture: Image.Image, parameters: Parameters) -> Pixels:
+def _as_they_are(model: Model, encoded: Sendable, parameters: Parameters) -> Pixels | None:
+    """The images, if the model is shown them as they came: one array of its input's size, in the plain."""
     spec = model.manifest.input
-    if parameters.encryption == "lock" and picture.size != (spec.width, spec.height):
+    if not isinstance(encoded, np.ndarray) or parameters.encryption is not None or parameters.views > 1:
+        return None
+    return encoded if encoded.shape[1:] == (spec.height, spec.width, 3) else None
+
+
+def _at_once(encoded: Sendable, parameters: Parameters) -> bool:
+    """Whether to decode is sooner done than handed over: one small image that no key has to open first."""
+    plain = len(encoded) == 1 and parameters.encryption is None and parameters.views == 1
+    return plain and at_once(encoded[0])
+
+
+def _fitted(model: Model, picture: Decoded, parameters: Parameters) -> Pixels:
+    spec = model.manifest.input
+    shape = picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+    if isinstance(picture, np.ndarray) and shape == (spec.height, spec.width):
+        return picture
+    if parameters.encryption == "lock" and shape != (spec.height, spec.width):
         raise InvalidRequest(f"an image transformed with the model's key has {spec.width} by {spec.height} pixels")
-    return model.predictor.fit(picture)
-
-
-@asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(STEP_WITHIN_S):
-            yield
-    except TimeoutError:
-        raise Overloaded("the answer took too long") from None
+    return model.fit(Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture)

@@ -14,6 +14,7 @@ from app.errors import STATUS, InvalidRequest, problem
 from models.views import MAX_VIEWS
 
 PROBLEM = "application/problem+json"
+PROBLEM_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 
 class Parameters(BaseModel):
@@ -142,13 +143,18 @@ class ModelCards(BaseModel):
 
 def refusals(*codes: str, media_type: str = PROBLEM) -> dict[int | str, dict[str, Any]]:
     """What a route's documentation says of the refusals with these codes, each with an example."""
-    schema = Problem.model_json_schema()
-    any_other = {"description": "any other refusal", "content": {media_type: {"schema": schema}}}
+    any_other: dict[str, Any] = {
+        "description": "any other refusal",
+        "content": {media_type: {"schema": PROBLEM_SCHEMA}},
+    }
+    if media_type == "application/json":
+        any_other["model"] = Problem  # puts its schema where the references look for it
     answers: dict[int | str, dict[str, Any]] = {"default": any_other}
     for code in codes:
         status, title = STATUS[code]
         said = f"{answers[status]['description']}; " if status in answers else ""
-        content = answers.setdefault(status, {"content": {media_type: {"schema": schema, "examples": {}}}})["content"]
+        form = {media_type: {"schema": PROBLEM_SCHEMA, "examples": {}}}
+        content = answers.setdefault(status, {"content": form})["content"]
         content[media_type]["examples"][code] = {"value": _example(code)}
         answers[status]["description"] = f"{said}`{code}`: {title}"
     return answers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError
+from sdb_client.environment import VARIABLES as OF_CALLERS
 
 from keys.records import RateLimit
 
@@ -37,11 +38,14 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     state_dir: Path = Path("var")
     redis_url: SecretStr = SecretStr("")
     redis_replicas: Annotated[int, Field(ge=0, le=10)] = 0
     models_dir: Path = ZOO
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")] = "auto"
+    engine: Literal["auto", "eager", "onnxruntime", "openvino", "compile", "graphs"] = "auto"
+    cores: Annotated[int, Field(ge=0, le=4096)] = 0
     master_key: SecretStr = SecretStr("")
     token_keys: SecretStr = SecretStr("")
     token_lifetime_s: Annotated[int, Field(ge=10, le=86400)] = 900
@@ -55,6 +59,7 @@ class Settings(BaseModel):
     anonymous_per_minute: Annotated[int, Field(ge=0)] | None = None
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
     log_format: Literal["console", "json"] = "console"
+    log_requests: bool = True
 
     @cached_property
     def anonymous_rate(self) -> RateLimit | None:
@@ -65,21 +70,28 @@ class Settings(BaseModel):
         return RateLimit(name="address", limit=images, window_s=60) if images else None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, given: Mapping[str, str] = {}
+    ) -> "Settings":
         """The settings that `environment` (the process's own by default) describes.
+
+        What is `given`, as `redis_url` or as the file `redis_url_file`, counts in place of the environment's.
 
         Raises:
             SettingsError: an unknown `SDB_` variable, a value out of range, or an unreadable secret file.
         """
         source = os.environ if environment is None else environment  # noqa: TID251
+        own = {f"{PREFIX}{name.upper()}": value for name, value in given.items()}
+        replaced = {variable.removesuffix("_FILE") for variable in own}
+        left = {variable: value for variable, value in source.items() if variable.removesuffix("_FILE") not in replaced}
         values: dict[str, str] = {}
-        for variable, given in source.items():
-            if not variable.startswith(PREFIX):
+        for variable, text in (left | own).items():
+            if not variable.startswith(PREFIX) or variable in OF_CALLERS:
                 continue
-            name, value = variable.removeprefix(PREFIX).lower(), given
+            name, value = variable.removeprefix(PREFIX).lower(), text
             if name.endswith("_file") and name.removesuffix("_file") in SECRETS:
                 try:
-                    name, value = name.removesuffix("_file"), Path(given).read_text().strip()
+                    name, value = name.removesuffix("_file"), Path(text).read_text().strip()
                 except (OSError, UnicodeDecodeError) as error:
                     raise SettingsError(f"{variable}: the file cannot be read ({type(error).__name__})") from None
                 if not value:

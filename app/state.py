@@ -4,15 +4,16 @@ Knows where secrets lie; the cryptography is in `keys.material`.
 """
 
 import asyncio
+import logging
 import secrets
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from app.settings import Settings
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
-from keys.errors import ConfigurationError
+from keys.errors import ConfigurationError, StoreUnavailable
 from keys.material import (
     SECRET_BYTES,
     Keyring,
@@ -31,6 +32,14 @@ from keys.store import KeyStore
 from keys.tokens import TokenMint
 
 DEMO_SECRET = "demo.key"  # noqa: S105 - a file's name
+FIRST_START = """the first admin key is written to {path} (mode 0600); issue a client key with
+
+  curl -s {url}/admin/v1/keys -H "Authorization: Bearer $(cat {path})" \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"name": "partner", "scopes": ["predict", "distill"], "budget": {{"limit": 1000}}}}'
+"""
+
+log = logging.getLogger("sdb")
 
 
 class State:
@@ -71,15 +80,21 @@ class State:
         """Make the first admin key if the store never had one; whether it was made.
 
         The file is written before the store learns of the key: a crash in between leaves a file that opens nothing,
-        which the next start replaces, and never a key that nobody has.
+        which the next start replaces, and never a key that nobody has. Servers that start together on a new store ask
+        for one and the same change: it is made once, and all of them are told its key.
         """
         if await keys.has_admin():
             return False
         api_key = new_api_key("adm")
-        self.admin_key.unlink(missing_ok=True)
-        write_private(self.admin_key, (api_key + "\n").encode())
-        await keys.register(KeyGrant(name="first admin"), Act("server"), "admin", api_key)
+        self._write_admin(api_key)
+        act = Act("server", idempotency_key="first admin")
+        made = await keys.lifecycle.register(KeyGrant(name="first admin"), act, "admin", api_key)
+        if made.api_key != api_key:
+            self._write_admin(made.api_key)
         return True
+
+    def _write_admin(self, api_key: str) -> None:
+        replace_private(self.admin_key, (api_key + "\n").encode())
 
     def model_secret(self, model: str, bundle: Path) -> tuple[bytes, bool]:
         """The secret (32 bytes) of a model, and whether it is a public one that came with a demo bundle.
@@ -124,15 +139,23 @@ async def open_keys(settings: Settings, state: State, stack: AsyncExitStack, *, 
         StoreInUse: the embedded store has an owner that does not leave within `wait_s`.
         ConfigurationError: the store cannot be used.
     """
+    url = await asyncio.to_thread(open_store, settings, stack, wait_s=wait_s)
+    return _service(settings, state, stack, url)
+
+
+def open_store(settings: Settings, stack: ExitStack | AsyncExitStack, *, wait_s: float) -> str:
+    """The URL of the store of `settings`; the embedded one runs until `stack` ends.
+
+    Raises:
+        StoreInUse: the embedded store has an owner that does not leave within `wait_s`.
+        ConfigurationError: the store cannot be used.
+    """
     url = settings.redis_url.get_secret_value()
     if not url and settings.redis_replicas:
         raise ConfigurationError("SDB_REDIS_REPLICAS needs SDB_REDIS_URL: the embedded store has no replicas")
-    if not url:
-        embedded = EmbeddedStore(settings.state_dir / "store", wait_s)
-        await asyncio.to_thread(embedded.__enter__)
-        stack.callback(embedded.__exit__, None, None, None)
-        url = embedded.url
-    return _service(settings, state, stack, url)
+    if url:
+        return url
+    return stack.enter_context(EmbeddedStore(settings.state_dir / "store", wait_s)).url
 
 
 def attach_keys(settings: Settings, state: State, stack: AsyncExitStack) -> KeyService:
@@ -142,9 +165,19 @@ def attach_keys(settings: Settings, state: State, stack: AsyncExitStack) -> KeyS
 
 def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str) -> KeyService:
     store = KeyStore(connect(url), settings.redis_replicas)
-    stack.push_async_callback(store.close)
     mint = TokenMint(state.token_keys, settings.token_lifetime_s, time.time)
-    return KeyService(store, state.vault, mint, time.time)
+    service = KeyService(store, state.vault, mint, time.time)
+    stack.push_async_callback(service.close)
+    return service
+
+
+async def make_first_admin(settings: Settings, state: State, service: KeyService) -> None:
+    """Give a new store its admin and say where the key is; a store that is away stays for the next start."""
+    try:
+        if await state.first_admin(service):
+            log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.host}:{settings.port}"))
+    except StoreUnavailable as error:
+        log.warning("%s: public predictions go on, whatever needs a key is refused", error)
 
 
 def new_demo_secret(bundle: Path) -> bytes:

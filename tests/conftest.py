@@ -127,7 +127,7 @@ def bearer(credential: str) -> dict[str, str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, zoo: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "var", models_dir=zoo, device="cpu", max_body_bytes=200_000)
+    return Settings(state_dir=tmp_path / "var", models_dir=zoo, device="cpu", engine="eager", max_body_bytes=200_000)
 
 
 @pytest.fixture
@@ -168,6 +168,7 @@ def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) 
         "SDB_STATE_DIR": str(state_dir),
         "SDB_MODELS_DIR": str(models_dir),
         "SDB_PORT": str(port),
+        "SDB_ENGINE": "eager",  # nothing to find out at each start
         **settings,
     }
     log = state_dir.with_suffix(".log")

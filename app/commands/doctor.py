@@ -12,11 +12,12 @@ import typer
 
 from app.commands.output import report
 from app.commands.service import key_service
+from app.hosting import engine_wanted
 from app.settings import Settings, SettingsError
 from app.state import State
 from keys.errors import ConfigurationError, KeyServiceError
 from models import bundles
-from models.predictor import DeviceError, Predictor, choose_device
+from models.predictor import DeviceError, Predictor, choose_devices
 
 commands = typer.Typer()
 
@@ -38,7 +39,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] 
         settings = Settings.from_environment()
         check("secrets", lambda: _secrets(settings))
         check("store", lambda: asyncio.run(_store(settings)))
-        check("device", lambda: str(choose_device(settings.device)))
+        check("device", lambda: ", ".join(map(str, choose_devices(settings.device))))
         check("models", lambda: f"{len(bundles.discover(settings.models_dir))} in {settings.models_dir}")
         if rows[-1]["result"] == "ok":
             for folder in bundles.discover(settings.models_dir):
@@ -71,5 +72,7 @@ async def _store(settings: Settings) -> str:
 def _model(settings: Settings, folder: Path) -> str:
     name = bundles.load_manifest(folder).name
     secret, public = State(settings).model_secret(name, folder)
-    Predictor(folder, secret, choose_device("cpu"))
-    return f"{name}, files intact" + (", DEMO: its secret is public" if public else "")
+    device, wanted = choose_devices(settings.device)[0], engine_wanted(settings)
+    torch.set_num_threads(wanted.cores.threads)  # as the server will run
+    choice = Predictor(folder, secret, device, b"", wanted).choice
+    return f"{name}, files intact, runs on {choice}" + (", DEMO: its secret is public" if public else "")

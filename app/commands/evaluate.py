@@ -1,7 +1,5 @@
 """`sdb evaluate`: attacks a bundle or a live server, and writes the protection report."""
 
-import re
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +9,7 @@ import typer
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from app.commands import credential
 from app.commands.output import command_line, report
 from app.remote import under_attack
 from app.settings import Settings
@@ -79,11 +78,11 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         raise typer.BadParameter("--teacher and --backbone go with a bundle, not with --url")
     if url is None and token is not None:
         raise typer.BadParameter("--token goes with --url")
-    started, numbers, credential = time.monotonic(), _numbers(seeds), _credential(token)
+    started, numbers, presented = time.monotonic(), _numbers(seeds), credential.read(token)
     target = choose_device(device)
     fabric = Fabric(accelerator=target.type, devices=[target.index or 0] if target.type == "cuda" else 1)
     if url is not None:
-        subject, pictures = _remote(url, model, credential=credential, data=data, foreign=foreign, count=images)
+        subject, pictures = _remote(url, model, credential=presented, data=data, foreign=foreign, count=images)
     else:
         subject, pictures = _local(
             model, target=target, teacher=teacher, backbone=backbone, data=data, foreign=foreign, count=images
@@ -154,15 +153,3 @@ def _numbers(text: str) -> list[int]:
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= 2**32:
         raise typer.BadParameter("different whole numbers from 0 to 4294967295", param_hint="--seeds")
     return numbers
-
-
-def _credential(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        credential = (sys.stdin.read() if str(file) == "-" else file.read_text()).strip()
-    except (OSError, UnicodeDecodeError):
-        credential = ""
-    if not re.fullmatch(r"[!-~]+", credential):  # an HTTP library would quote what it cannot send
-        raise typer.BadParameter("neither - nor a file that holds one credential", param_hint="--token")
-    return credential

@@ -1,18 +1,23 @@
-"""`sdb serve`: the server in this process."""
+"""`sdb serve`: the server in this process, or in several on one port.
+
+What needs torch is imported where it runs: the parent of several processes waits for it as little as `sdb keys` does.
+"""
 
 import asyncio
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Annotated
 
 import typer
 import uvicorn
-import uvloop
+from pydantic import SecretStr
 
 from app import observability
-from app.main import build, create_app
 from app.settings import Settings
+from app.state import State, make_first_admin, open_keys, open_store
+from app.workers import STOP, Workers
+from models.engines.cores import available
 
 commands = typer.Typer()
 
@@ -21,39 +26,37 @@ commands = typer.Typer()
 def command(
     host: Annotated[str | None, typer.Option(help="listen address; SDB_HOST")] = None,
     port: Annotated[int | None, typer.Option(help="port; SDB_PORT")] = None,
+    workers: Annotated[int | None, typer.Option(help="server processes on this port; SDB_WORKERS")] = None,
 ) -> None:
     """Start the server; everything else is decided by SDB_ variables (docs/operation.md)."""
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = Settings.model_validate(Settings.from_environment().model_dump() | given)
+    options = {"host": host, "port": port, "workers": workers}
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    settings = Settings.from_environment(given=given)
     observability.configure(settings.log_format)
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn drains, then raises what it caught once more
-        signal.signal(number, _stopped)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+    if settings.workers == 1:
+        from app.server import run  # noqa: PLC0415
+
+        run(settings)
+    else:
+        _supervise(settings)
 
 
-async def _serve(settings: Settings) -> None:
-    """Build first, then listen: what cannot be built is an error of the command, in one line, not of the server."""
-    app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            lifespan="off",
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # the application believes SDB_TRUSTED_PROXIES alone
-            timeout_graceful_shutdown=30,
-        )
-    )
+def _supervise(settings: Settings) -> None:
+    """Own the socket and the store of several servers; this process loads no model and answers nobody."""
+    for number in STOP:  # until the workers are there
+        signal.signal(number, lambda *_: sys.exit(0))
+    with ExitStack() as stack:
+        url = open_store(settings, stack, wait_s=10)
+        cores = max(1, (settings.cores or available()) // settings.workers)
+        shared = settings.model_copy(update={"redis_url": SecretStr(url), "cores": cores})
+        asyncio.run(_first_admin(shared))
+        config = uvicorn.Config("", host=settings.host, port=settings.port, log_config=None)
+        listener = stack.enter_context(config.bind_socket())
+        Workers(shared, listener).serve()
+
+
+async def _first_admin(settings: Settings) -> None:
+    """Made here, it is made once and told once; the workers find it."""
+    state = State(settings)
     async with AsyncExitStack() as stack:
-        app.state.services = await build(settings, stack)
-        await server.serve()
-
-
-def _stopped(*_: object) -> None:
-    """A server that was asked to stop, and did, has not failed."""
-    sys.exit(0)
+        await make_first_admin(settings, state, await open_keys(settings, state, stack, wait_s=0))

@@ -135,8 +135,13 @@ def _distributed(inputs: Iterable[RequestInput], raw: memoryview) -> list[memory
     return parts
 
 
-def written(head: Mapping[str, object], outputs: Iterable[tuple[Tensor, bool]]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON if it is not all; each output says whether it is binary."""
+def written(
+    head: Mapping[str, object], outputs: Iterable[tuple[Tensor, bool]]
+) -> tuple[list[bytes | memoryview], int | None]:
+    """The body of an answer, its JSON and then each binary tensor, and the length of the JSON if that is not all.
+
+    Each output says whether it is binary.
+    """
     described: list[dict[str, object]] = []
     behind: list[bytes | memoryview] = []
     for tensor, binary in outputs:
@@ -148,4 +153,4 @@ def written(head: Mapping[str, object], outputs: Iterable[tuple[Tensor, bool]]) 
             entry["data"] = tensor.as_json()
         described.append(entry)
     json = orjson.dumps({**head, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join([json, *behind]), len(json) if behind else None
+    return [json, *behind], len(json) if behind else None

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from app.hosting import HostedModel
+from app.hosting import Model
 from app.oip.outputs import OUTPUTS, SCORES
 
 INPUT = "image"
@@ -52,9 +52,9 @@ class ModelReady(BaseModel):
     error: str | None = None
 
     @classmethod
-    def of(cls, model: HostedModel) -> Self:
+    def of(cls, model: Model) -> Self:
         """Whether a hosted model can answer."""
-        ready = model.batcher.running
+        ready = model.running
         return cls(name=model.manifest.name, ready=ready, error=None if ready else "the model is not ready")
 
 
@@ -76,7 +76,7 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
     @classmethod
-    def of(cls, model: HostedModel) -> Self:
+    def of(cls, model: Model) -> Self:
         """The metadata of a hosted model."""
         inputs = [TensorMetadata(name=INPUT, datatype="BYTES", shape=[-1])]
         outputs = [
@@ -87,7 +87,7 @@ class ModelMetadata(BaseModel):
         return cls(name=manifest.name, versions=[manifest.version], platform=PLATFORM, inputs=inputs, outputs=outputs)
 
 
-def _shape(output: str, model: HostedModel) -> list[int]:
+def _shape(output: str, model: Model) -> list[int]:
     return [-1, len(model.manifest.classes)] if output in SCORES else [-1]
 
 
@@ -114,7 +114,7 @@ class ModelConfig(BaseModel):
     output: list[ConfiguredTensor]
 
     @classmethod
-    def of(cls, model: HostedModel) -> Self:
+    def of(cls, model: Model) -> Self:
         """The configuration of a hosted model."""
         metadata = ModelMetadata.of(model)
         return cls(
@@ -134,9 +134,9 @@ class RepositoryEntry(BaseModel):
     reason: str = ""
 
     @classmethod
-    def of(cls, model: HostedModel) -> Self:
+    def of(cls, model: Model) -> Self:
         """The entry of a hosted model."""
-        state: Literal["READY", "UNAVAILABLE"] = "READY" if model.batcher.running else "UNAVAILABLE"
+        state: Literal["READY", "UNAVAILABLE"] = "READY" if model.running else "UNAVAILABLE"
         return cls(name=model.manifest.name, version=model.manifest.version, state=state)
 
 
@@ -172,7 +172,7 @@ class ModelStatistics(BaseModel):
     batch_stats: list[object] = []
 
     @classmethod
-    def of(cls, model: HostedModel) -> Self:
+    def of(cls, model: Model) -> Self:
         """The statistics of a hosted model."""
         work = model.work
         return cls(

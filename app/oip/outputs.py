@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.answers import Answer
+from app.answers import Answer, greatest
 from app.errors import InvalidRequest
 from app.oip.messages import InferRequest
 from app.oip.tensors import Tensor
@@ -82,8 +82,9 @@ def _tensor(answer: Answer, output: Wanted) -> Tensor:
 
 def _classification(output: Wanted, scores: NDArray[np.float32], classes: Sequence[str]) -> Tensor:
     """The greatest scores of each row as `score:index:label`, as Triton's classification extension spells them."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : output.top]
     texts = [
-        f"{scores[row, index]!s}:{index}:{classes[index]}" for row, indices in enumerate(order) for index in indices
+        f"{scores[row, index]!s}:{index}:{classes[index]}"
+        for row, indices in enumerate(greatest(scores, output.top))
+        for index in indices
     ]
-    return Tensor(output.name, "BYTES", order.shape, texts)
+    return Tensor(output.name, "BYTES", (len(scores), min(output.top, len(classes))), texts)

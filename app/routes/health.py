@@ -27,7 +27,7 @@ async def readyz(services: ServicesDep, response: Response) -> dict[str, object]
 
 async def readiness(services: Services) -> dict[str, bool]:
     """Which of the models and the store answer."""
-    checks = {f"model:{model.manifest.name}": model.batcher.running for model in services.models}
+    checks = {f"model:{model.manifest.name}": model.running for model in services.models}
     try:
         await services.keys.ready()
         checks["store"] = True

@@ -6,18 +6,19 @@ from typing import Annotated, Literal
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app import pipeline
-from app.answers import Answer
+from app.answers import Answer, greatest
 from app.dependencies import IdempotencyKey, PredictingCaller, ServicesDep
 from app.errors import InvalidRequest, explain, rate_limit_headers
 from app.json_body import parsed
-from app.routes.predict import BINARY, REFUSALS
+from app.routes.door import Door
+from app.routes.predict import BINARY, REFUSALS, named
 from app.schemas import Parameters, refusals
 
-router = APIRouter(prefix="/hf/models", tags=["hugging face"])
+router = APIRouter(prefix="/hf/models", tags=["hugging face"], route_class=Door)
 
 
 class ClassificationParameters(BaseModel):
@@ -77,18 +78,16 @@ BODY = {
 
 @router.post(
     "/{model}",
+    dependencies=[Depends(named)],
     response_model=list[LabelScore],
     openapi_extra={"requestBody": BODY},
     responses=refusals(*REFUSALS),
 )
 async def classify(
-    model: str,
-    caller: PredictingCaller,
-    services: ServicesDep,
-    request: Request,
-    idempotency_key: IdempotencyKey = None,
+    request: Request, caller: PredictingCaller, services: ServicesDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Classify one image; the scores are those of the caller's tier."""
+    model = request.path_params["model"]
     _ = services.models[model]  # a name that is unknown is refused before the body is read
     image, asked = await _read(request)
     answer = await pipeline.predict(services, caller, model, [image], Parameters(), idempotency_key=idempotency_key)
@@ -112,7 +111,7 @@ async def _read(request: Request) -> tuple[bytes, ClassificationParameters]:
 def _ranked(answer: Answer, asked: ClassificationParameters) -> list[dict[str, object]]:
     """The greatest classes of the one image."""
     (logits,), (probabilities,) = answer.logits, answer.probabilities
-    order = np.argsort(-logits, kind="stable")[: asked.top_k or 5]
+    (order,) = greatest(answer.logits, asked.top_k or 5)
     match asked.function_to_apply:
         case "none":
             scores = logits

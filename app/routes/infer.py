@@ -1,30 +1,33 @@
 """`…/infer` of the Open Inference Protocol: tensors in, tensors out, the same prediction as the native one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import ValidationError
 
 from app import pipeline
 from app.answers import Answer
 from app.dependencies import IdempotencyKey, PredictingCaller, ServicesDep
 from app.errors import InvalidRequest, UnknownModel, explain, rate_limit_headers
-from app.hosting import HostedModel
-from app.images import Sent
+from app.hosting import Model
+from app.images import Sendable
 from app.oip import tensors
 from app.oip.messages import JSON_LENGTH, InferRequest, InferResponse, read, written
 from app.oip.metadata import INPUT
 from app.oip.outputs import tensors as outputs_of
 from app.oip.outputs import wanted
 from app.pipeline import Services
-from app.routes.predict import BINARY, REFUSALS
+from app.responses import response
+from app.routes.door import Door
+from app.routes.predict import BINARY, REFUSALS, named
 from app.schemas import Parameters, refusals
 
 JSON, BYTES = "application/json", "application/octet-stream"
-router = APIRouter()
+doors = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"], route_class=Door)
 
 
-def hosted(request: Request, services: Services) -> HostedModel:
+def hosted(request: Request, services: Services) -> Model:
     """The model that the path names, if it names no version of it or the one that is hosted.
 
     Raises:
@@ -57,14 +60,21 @@ def _body() -> dict[str, object]:
     }
 
 
-@router.post(
-    "/infer",
-    response_model=InferResponse,
-    openapi_extra={"requestBody": _body()},
-    responses=refusals(*REFUSALS, media_type=JSON),
-)
+async def of_version(version: Annotated[str, Path(description="the one that is hosted; there is no other")]) -> None:
+    """Documents the parameter: `hosted` judges it, once the caller is known."""
+
+
+DOCUMENTED: dict[str, Any] = {
+    "response_model": InferResponse,
+    "openapi_extra": {"requestBody": _body()},
+    "responses": refusals(*REFUSALS, media_type=JSON),
+}
+
+
+@doors.post("/infer", dependencies=[Depends(named)], **DOCUMENTED)
+@doors.post("/versions/{version}/infer", dependencies=[Depends(named), Depends(of_version)], **DOCUMENTED)
 async def infer(
-    caller: PredictingCaller, services: ServicesDep, request: Request, idempotency_key: IdempotencyKey = None
+    request: Request, caller: PredictingCaller, services: ServicesDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Classify images; everybody gets the right label, who holds `distill` gets augmented soft labels."""
     name = hosted(request, services).manifest.name
@@ -72,14 +82,14 @@ async def infer(
     outputs, parameters = wanted(asked), _parameters(asked)
     images = _images(asked, raw, services.settings.max_images_per_request)
     answer = await pipeline.predict(services, caller, name, images, parameters, idempotency_key=idempotency_key)
-    content, json_length = written(_head(asked, answer), outputs_of(answer, outputs))
+    parts, json_length = written(_head(asked, answer), outputs_of(answer, outputs))
     headers = {"Cache-Control": "no-store", **rate_limit_headers(answer.budget, answer.standings)}
-    if json_length is None:
-        return Response(content, media_type=JSON, headers=headers)
-    return Response(content, media_type=BYTES, headers={**headers, JSON_LENGTH: str(json_length)})
+    if json_length is not None:
+        headers[JSON_LENGTH] = str(json_length)
+    return response(parts, JSON if json_length is None else BYTES, headers, sum(map(len, parts)))
 
 
-def _images(asked: InferRequest, raw: Sequence[memoryview | None], most: int) -> Sequence[Sent]:
+def _images(asked: InferRequest, raw: Sequence[memoryview | None], most: int) -> Sendable:
     """The images in the one input that there is; `raw` is what belongs to it of the bytes behind the JSON."""
     given, behind = asked.inputs[0], raw[0]
     if len(raw) > 1 or given.name != INPUT:
@@ -91,7 +101,7 @@ def _images(asked: InferRequest, raw: Sequence[memoryview | None], most: int) ->
             return tensors.elements_of_json(given.data, count) if behind is None else tensors.elements(behind, count)
         case "UINT8", [_, height, width, 3] if height and width:
             shape = given.shape
-            return list(tensors.uint8_of_json(given.data, shape) if behind is None else tensors.uint8(behind, shape))
+            return tensors.uint8_of_json(given.data, shape) if behind is None else tensors.uint8(behind, shape)
     raise InvalidRequest("the input is BYTES of shape [N], or UINT8 of shape [N, H, W, 3]")
 
 

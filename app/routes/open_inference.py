@@ -1,28 +1,18 @@
 """`/v2`: the Open Inference Protocol, so that its clients (Triton's, KServe's) work here without a line of ours."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.dependencies import AnyCaller, Everybody, KeyHolder, ServicesDep
 from app.oip import metadata
-from app.routes import infer
 from app.routes.health import readiness
-from app.routes.infer import JSON, hosted
+from app.routes.infer import JSON, hosted, of_version
+from app.routes.predict import named
 from app.schemas import refusals
 
 SEEN = refusals("invalid-credential", "missing-scope", "unknown-model", "store-unavailable", media_type=JSON)
 COUNTED = refusals("invalid-credential", "unknown-model", "store-unavailable", media_type=JSON)
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 of_model = APIRouter()
-
-
-def _model(model: str) -> None:
-    """Documents the parameter: `hosted` judges it, once the caller is known."""
-
-
-def _version(version: Annotated[str, Path(description="the one that is hosted; there is no other")]) -> None:
-    """Documents the parameter: `hosted` judges it, once the caller is known."""
 
 
 @router.get("", dependencies=[Everybody])
@@ -92,7 +82,6 @@ async def model_ready(services: ServicesDep, request: Request, response: Respons
     return health
 
 
-of_model.include_router(infer.router)
-router.include_router(of_model, prefix="/models/{model}", dependencies=[Depends(_model)])
-versioned = [Depends(_model), Depends(_version)]
+router.include_router(of_model, prefix="/models/{model}", dependencies=[Depends(named)])
+versioned = [Depends(named), Depends(of_version)]
 router.include_router(of_model, prefix="/models/{model}/versions/{version}", dependencies=versioned)

@@ -1,7 +1,6 @@
 """`/v1/models`: what is hosted, and predictions."""
 
-import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 from sdb_client import sealed
 from starlette.datastructures import UploadFile
@@ -11,12 +10,15 @@ from app.answers import as_json
 from app.dependencies import AnyCaller, IdempotencyKey, PredictingCaller, ServicesDep
 from app.errors import InvalidRequest, explain, rate_limit_headers
 from app.forms import form
-from app.hosting import HostedModel
+from app.hosting import Model
 from app.json_body import parsed
+from app.responses import response
+from app.routes.door import Door
 from app.schemas import InputSize, JsonImages, ModelCard, ModelCards, Parameters, Predictions, refusals
 from keys.records import Caller, Scope
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
+doors = APIRouter(prefix="/v1/models", tags=["predictions"], route_class=Door)
 TIERS: dict[str, Scope] = {"public": "predict", "distill": "distill"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
@@ -61,7 +63,7 @@ QUERY = [
 ]
 
 
-def _card(model: HostedModel, caller: Caller) -> ModelCard:
+def _card(model: Model, caller: Caller) -> ModelCard:
     manifest = model.manifest
     return ModelCard(
         name=manifest.name,
@@ -85,27 +87,27 @@ async def model(model: str, caller: AnyCaller, services: ServicesDep) -> ModelCa
     return _card(services.models[model], caller)
 
 
-@router.post(
+async def named(model: str) -> None:
+    """Documents the parameter: the door judges it, once the caller is known."""
+
+
+@doors.post(
     "/{model}/predict",
+    dependencies=[Depends(named)],
     response_model=Predictions,
     openapi_extra={"requestBody": BODY, "parameters": QUERY},
     responses=refusals(*REFUSALS),
 )
 async def predict(
-    model: str,
-    caller: PredictingCaller,
-    services: ServicesDep,
-    request: Request,
-    idempotency_key: IdempotencyKey = None,
+    request: Request, caller: PredictingCaller, services: ServicesDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Classify images: everybody gets the right label, who holds `distill` gets augmented soft labels."""
+    model = request.path_params["model"]
     _ = services.models[model]  # a name that is unknown is refused before the body is read
     encoded, parameters = await _read(request, services.settings.max_images_per_request)
     answer = await pipeline.predict(services, caller, model, encoded, parameters, idempotency_key=idempotency_key)
     headers = {"Cache-Control": "no-store", **rate_limit_headers(answer.budget, answer.standings)}
-    body = {**as_json(answer, parameters.top_k), "request_id": request.scope["request_id"]}
-    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(content, media_type="application/json", headers=headers)
+    return response(as_json(answer, parameters.top_k, request.scope["request_id"]), "application/json", headers)
 
 
 async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parameters]:

@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Uninstalled())
 from app.cli import main
 main()
 """
-EXTRA = "art,httpx,matplotlib"  # torch itself brings jinja2
+EXTRA = "art,matplotlib"  # torch itself brings jinja2
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ async def test_a_grant_that_is_not_valid_makes_no_key(api: Api) -> None:
         response = await api.client.post(KEYS, json=grant, headers=api.admin)
         assert (response.status_code, response.json()["code"]) == (400, "invalid-request"), grant
         assert response.headers["content-type"] == "application/problem+json"
-    for content in (b"", b"{", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"name": "\\ud800"}'):
+    for content in (b"", b"{", b"\xff", b"[]", b"null", b"[" * 60_000, b'{"name": "\\ud800"}'):
         headers = {**api.admin, "Content-Type": "application/json"}
         response = await api.client.post(KEYS, content=content, headers=headers)
         assert (response.status_code, response.json()["code"]) == (400, "invalid-request"), content[:20]

@@ -31,7 +31,7 @@ async def test_the_doctor_says_for_each_part_whether_the_server_would_start(tmp_
         content = file.read_bytes()
         (broken / file.name).write_bytes(content[:-1] + b"\x00" if file.suffix == ".safetensors" else content)
     good, bad = await asyncio.gather(
-        sdb(tmp_path / "a", zoo, "doctor", "--json", SDB_DEVICE="cpu"),
+        sdb(tmp_path / "a", zoo, "doctor", "--json", SDB_DEVICE="cpu", SDB_ENGINE="eager"),
         sdb(tmp_path / "b", broken.parent, "doctor", "--json", SDB_DEVICE="cpu", SDB_REDIS_URL="redis://127.0.0.1:1"),
     )
     assert good.status == 0, good.out

@@ -183,3 +183,18 @@ async def test_a_script_whose_session_is_over_is_sent_to_the_login_as_a_whole_pa
         answer = await someone.client.get("/console?search=x", headers={"HX-Request": "true"})
         assert answer.status_code == 204
         assert answer.headers["hx-redirect"] == "/console/login?next=%2Fconsole%3Fsearch%3Dx"
+
+
+async def test_who_logged_in_and_from_where_a_login_was_refused_is_in_the_audit_log(api: Api) -> None:
+    key = await api.issue()
+    async with visitor(api.app) as someone:
+        for _ in range(2):
+            await someone.log_in("nonsense")
+        await someone.log_in(key["api_key"])
+    log = (await api.client.get("/admin/v1/audit", headers=api.admin)).json()["entries"]
+    assert [(entry["action"], entry["actor"], entry["target"]) for entry in log[:2]] == [
+        ("session.start", key["id"], key["id"]),
+        ("session.refuse", "console", "console"),
+    ]
+    assert all(entry["address"] and entry["request_id"] for entry in log[:2])
+    assert [entry["action"] for entry in log].count("session.refuse") == 1, "once a minute"

@@ -276,7 +276,7 @@ def locked_zoo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def locked(tmp_path: Path, locked_zoo: Path) -> AsyncIterator[Api]:
-    settings = Settings(state_dir=tmp_path / "state", models_dir=locked_zoo, device="cpu")
+    settings = Settings(state_dir=tmp_path / "state", models_dir=locked_zoo, device="cpu", engine="eager")
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,23 +1,38 @@
 """Untrusted bytes become an upright RGB picture, or one of two refusals."""
 
+import contextlib
 import io
 import struct
+import time
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedImage
-from app.images import decode
+from app.images import area, at_once
+from app.images import decode as decoded
 from tests.conftest import encode, smooth_images
 
 LIMIT = 1_000_000
 PIXELS = smooth_images(1, 24)[0].permute(1, 2, 0).numpy()[:16]
 ORIENTATION = 0x0112
 Pixel = tuple[int, ...]
+
+
+def decode(encoded: bytes, max_pixels: int) -> Image.Image:
+    """What is shown, in one form whichever decoder it came from."""
+    return Image.fromarray(np.asarray(decoded(encoded, max_pixels)))
+
+
+def by_pillow(encoded: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -164,6 +179,82 @@ def test_a_bomb_is_refused_by_its_header_alone() -> None:
     for width, height in ((2**16, 2**15), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1), (0, 1)):
         with pytest.raises(UndecodableImage):
             decode(unfolding_to(width, height), LIMIT)
+
+
+SUBSAMPLINGS = ["4:4:4", "4:2:2", "4:2:0", "4:1:1"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_a_plain_jpeg_has_the_pixels_that_pillow_gives_it(subsampling: str, progressive: bool) -> None:
+    photo = Image.fromarray(smooth_images(1, 61)[0].permute(1, 2, 0).numpy()[:47])
+    for quality in (10, 75, 100):
+        encoded = saved(photo, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+        pixels = decoded(encoded, LIMIT)
+        assert isinstance(pixels, np.ndarray), "and comes from the fast decoder"
+        assert np.array_equal(pixels, by_pillow(encoded))
+
+
+def test_a_jpeg_of_another_kind_is_pillows() -> None:
+    photo = Image.fromarray(PIXELS)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    others = [
+        saved(photo.convert("L"), "JPEG"),
+        saved(photo.convert("CMYK"), "JPEG"),
+        saved(photo, "JPEG", exif=exif.tobytes()),
+        saved(photo, "JPEG", xmp=b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'),
+    ]
+    assert all(isinstance(decoded(encoded, LIMIT), Image.Image) for encoded in others)
+    assert [decode(encoded, LIMIT).size for encoded in others] == [(24, 16), (24, 16), (16, 24), (16, 24)]
+
+
+def test_real_jpegs_have_the_pixels_that_pillow_gives_them(data: Path) -> None:
+    table = pq.read_table(data / "imagenet1k_sample1000_test.parquet", columns=["image"])
+    images = [bytes(image) for image in table.column("image").to_numpy()[:60]]
+    encoded = [image for image in images if image.startswith(b"\xff\xd8\xff")]
+    assert len(encoded) > 20
+    for image in encoded:
+        assert np.array_equal(np.asarray(decoded(image, 10 * LIMIT)), by_pillow(image))
+
+
+def test_a_jpeg_over_the_limit_is_refused_by_its_header_whoever_decodes_it() -> None:
+    for mode in ("RGB", "L", "CMYK"):
+        encoded = saved(Image.new(mode, (200, 100)), "JPEG")
+        with pytest.raises(UndecodableImage, match="at most 19999 pixels"):
+            decode(encoded, 19_999)
+        assert area(decoded(encoded, 20_000)) == 20_000
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG of 64 by 64 pixels that says its last scan over and over."""
+    encoded = saved(
+        Image.fromarray(smooth_images(1, 64)[0].permute(1, 2, 0).numpy()), "JPEG", progressive=True, quality=1
+    )
+    begin = encoded.rindex(b"\xff\xda")
+    return encoded[:begin] + encoded[begin:-2] * count + encoded[-2:]
+
+
+def test_only_what_is_decoded_in_no_time_is_decoded_at_once() -> None:
+    photo = Image.fromarray(PIXELS)
+    assert all(at_once(content) for content in (saved(photo, "JPEG"), saved(photo, "PNG"), PIXELS))
+    large = Image.new("RGB", (65, 64))
+    bombs = (with_scans(2000), unfolding_to(64, 64) + b"x" * 2**13, unfolding_to(10_000, 10_000), unfolding_to(0, 1))
+    others = (b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", saved(photo, "WEBP"))
+    for content in (*bombs, *others, saved(large, "JPEG"), saved(large, "PNG"), np.asarray(large)):
+        assert not at_once(content)
+
+
+def test_the_slowest_that_is_decoded_at_once_holds_nobody_up() -> None:
+    content = next(found for count in range(3000, 0, -1) if len(found := with_scans(count)) <= 2**13)
+    assert at_once(content)
+    times = []
+    for _ in range(3):
+        began = time.thread_time()
+        with contextlib.suppress(UndecodableImage):
+            decoded(content, LIMIT)
+        times.append(time.thread_time() - began)
+    assert min(times) < 0.05
 
 
 @given(st.data())

@@ -194,3 +194,16 @@ async def test_what_is_refused_to_a_key_is_in_the_audit_log_once_a_minute_and_in
     usage = await api.client.get(f"/admin/v1/keys/{key['id']}/usage", params={"bucket": "hour"}, headers=api.admin)
     assert "quota-exceeded" in usage.text
     assert key["api_key"] not in log.text
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [("/admin/v1/keys", 400), ("/oauth2/token", 401), ("/console/login", 403), ("/v1/models/tiny/predict", 415)],
+)
+async def test_what_holds_no_image_is_short(api: Api, path: str, answer: int) -> None:
+    headers = api.admin if path.startswith("/admin") else {}
+    fits, too_long = [
+        await api.client.post(path, content=b"x" * length, headers=headers) for length in (64 * 2**10, 64 * 2**10 + 1)
+    ]
+    assert fits.status_code == answer
+    assert too_long.status_code == (answer if "predict" in path else 413)

@@ -82,7 +82,8 @@ def test_what_is_written_triton_reads(outputs: list[tuple[Tensor, bool]]) -> Non
         (Tensor(f"output-{number}", tensor.datatype, tensor.shape, tensor.values), binary or tensor.datatype == "FP16")
         for number, (tensor, binary) in enumerate(outputs)
     ]
-    body, length = written({"model_name": "tiny"}, named)
+    parts, length = written({"model_name": "tiny"}, named)
+    body = b"".join(parts)
     result = triton.InferResult.from_response_body(body, header_length=length)
     assert (length is None) == (not any(binary for _, binary in named))
     for tensor, binary in named:

@@ -82,7 +82,7 @@ async def test_nobody_revokes_another_clients_token_and_is_told_so(api: Api) -> 
 async def test_what_is_no_longer_or_never_was_valid_is_as_good_as_revoked(api: Api) -> None:
     key = await api.issue()
     token = await api.token(key)
-    for dead in (token, token, "unknown", "a.b.c", token[:-2], "é", "\x00", "." * 100_000, key["id"], "sdb_cli_x"):
+    for dead in (token, token, "unknown", "a.b.c", token[:-2], "é", "\x00", "." * 60_000, key["id"], "sdb_cli_x"):
         answer = await revoke(api, dead, pair(key))
         assert (answer.status_code, answer.content) == (200, b"{}"), dead[:100]
 

@@ -53,6 +53,11 @@ def test_variables_of_other_programs_are_ignored() -> None:
     assert Settings.from_environment({"PATH": "/bin", "PORT": "1", "XSDB_PORT": "2"}) == Settings()
 
 
+def test_what_the_client_library_reads_is_no_setting_of_the_server_and_no_mistake() -> None:
+    of_callers = {"SDB_API_KEY": "sdb_cli_key", "SDB_BASE_URL": "http://box"}
+    assert Settings.from_environment(of_callers) == Settings()
+
+
 @pytest.mark.parametrize("variable", ["SDB_MASTERKEY", "SDB_", "SDB_HOST_FILE", "SDB_PORT_FILE"])
 def test_an_unknown_variable_is_refused_by_name(variable: str) -> None:
     with pytest.raises(SettingsError, match=f"^{variable} is not a setting$"):
