@@ -1,12 +1,12 @@
 """Names to classifiers: torchvision's, and the CIFAR residual networks that torchvision lacks.
 
-Knows architectures; knows nothing of keys, training or where weights come from.
+Knows architectures; knows nothing of keys, training or where weights come from. torchvision is imported where it is
+used: it takes longer than the rest of a server's start, and the shipped model needs none of it.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,7 +74,9 @@ class PlainCnn(nn.Sequential):
 
 def cifar_vit(num_classes: int) -> nn.Module:
     """A vision transformer for 32 x 32 images: patches of 4, six layers of width 128 (1.2 million parameters)."""
-    model: nn.Module = torchvision.models.VisionTransformer(
+    from torchvision.models import VisionTransformer  # noqa: PLC0415
+
+    model: nn.Module = VisionTransformer(
         image_size=32, patch_size=4, num_layers=6, num_heads=4, hidden_dim=128, mlp_dim=512, num_classes=num_classes
     )
     return model
@@ -91,7 +93,9 @@ CIFAR: dict[str, Callable[[int], nn.Module]] = {
 
 def architectures() -> list[str]:
     """Every name that `build` takes."""
-    listed = set(torchvision.models.list_models(module=torchvision.models)) - AUXILIARY_HEADS
+    from torchvision import models  # noqa: PLC0415
+
+    listed = set(models.list_models(module=models)) - AUXILIARY_HEADS
     return sorted(CIFAR) + sorted(listed)
 
 
@@ -106,11 +110,13 @@ def build(architecture: str, num_classes: int) -> nn.Module:
     architecture, stem, block = architecture.partition(STEM)
     if stem:
         return with_stem(build(architecture, num_classes), int(block))
-    if architecture not in architectures():
-        raise ValueError(f"unknown architecture {architecture!r}; one of: {', '.join(architectures())}")
     if architecture in CIFAR:
         return CIFAR[architecture](num_classes)
-    model: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=num_classes)
+    if architecture not in architectures():
+        raise ValueError(f"unknown architecture {architecture!r}; one of: {', '.join(architectures())}")
+    from torchvision.models import get_model  # noqa: PLC0415
+
+    model: nn.Module = get_model(architecture, weights=None, num_classes=num_classes)
     return model
 
 

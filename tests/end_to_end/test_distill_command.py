@@ -19,6 +19,7 @@ from tests.conftest import CLASSES, ROOT, Server, encode, free_port, smooth_imag
 
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 TRAINING = 60
+pytestmark = pytest.mark.slow  # the guide to distilling runs by default
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,7 @@ def test_the_ten_lines_are_the_guides() -> None:
     assert len(statements) <= 10
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(holder: Partner, place: Path) -> None:
     run(holder, place, "-c", EXECUTE, str(EXAMPLES / "distill.ipynb"))
     executed = (place / "executed.ipynb").read_text()
