@@ -106,7 +106,7 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
     here = f"{evaluate} {weights} --foreign images --arms {some} --json"
     first = sdb(workplace, here)
     rows = workplace / "runs" / "evaluate" / "shades" / "rows"
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300  # of training, beside other tests
     while len(list(rows.glob("*.json"))) < 3 and time.monotonic() < give_up:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)

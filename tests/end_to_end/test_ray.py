@@ -45,7 +45,8 @@ class Cluster:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(self.arguments | changed).encode() + b"\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == b"deployed\n"
+        said = iter(self.process.stdout.readline, b"")  # Ray's own lines among it
+        assert b"deployed\n" in said
 
     def issue(self, limit: int | None) -> dict[str, str]:
         grant = {"name": "partner", "scopes": ["distill"], "budget": {"limit": limit}}
@@ -184,8 +185,13 @@ def replicas_of(model: str, home: Path) -> list[int]:
 
 def test_a_killed_replica_of_a_model_takes_no_request_with_it(cluster: Cluster, photo: bytes, folder: Path) -> None:
     with callers(cluster, photo, linger_s=5):
-        killed, _ = replicas_of("tiny", folder)
+        killed, left = replicas_of("tiny", folder)
         os.kill(killed, signal.SIGKILL)
+        # Until another is in its place: Ray Serve notices late, and an update would begin with the one that is left.
+        give_up = time.monotonic() + 200
+        while len(set(replicas_of("tiny", folder)) - {killed, left}) < 1 and time.monotonic() < give_up:
+            time.sleep(0.1)
+        cluster.deploy()
 
 
 def test_a_rolling_update_fails_no_request(cluster: Cluster, photo: bytes) -> None:
