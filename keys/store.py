@@ -166,8 +166,8 @@ class KeyStore:
         Raises:
             ConfigurationError: the store was written by an earlier version.
         """
-        async with available():
-            layout, admins = await self._redis.get("sdb:layout"), await self._redis.scard("sdb:admins")
+        async with available():  # the layout last: between the two, another server may make the first admin
+            admins, layout = await self._redis.scard("sdb:admins"), await self._redis.get("sdb:layout")
         if admins and layout != LAYOUT:
             raise ConfigurationError("the key store was written by an earlier version; start with an empty one")
         return bool(admins)
