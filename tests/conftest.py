@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,3 +186,14 @@ def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) 
             time.sleep(0.1)
     process.kill()
     raise AssertionError("the server is not ready after 60 s")
+
+
+@contextmanager
+def serving(state_dir: Path, models_dir: Path, **settings: str) -> Iterator[Server]:
+    """The same on a free port, until the body ends."""
+    server = start_server(state_dir, models_dir, free_port(), **settings)
+    try:
+        yield server
+    finally:
+        server.process.terminate()
+        server.process.wait()

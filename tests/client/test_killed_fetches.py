@@ -10,17 +10,15 @@ import pytest
 from sdb_client.soft_labels import SoftLabels
 
 from tests.client.partners import Partner, fetch_until_killed, partner, pictures
-from tests.conftest import Server, free_port, start_server
+from tests.conftest import Server, serving
 
 LONGEST_S = 0.05  # beyond the image that was waited for: a batch or two
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("killed") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("killed") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture

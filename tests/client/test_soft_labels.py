@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from models.data import load
 from tests.client.partners import Item, Partner, Passing, partner, pictures
-from tests.conftest import CLASSES, Server, free_port, start_server
+from tests.conftest import CLASSES, Server, free_port, serving, start_server
 
 PICTURES = pictures(40)
 Hire = Callable[..., Partner]
@@ -39,10 +39,8 @@ Hire = Callable[..., Partner]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("soft") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("soft") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture

@@ -14,17 +14,15 @@ from tritonclient import http as triton
 from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import CLASSES, Server, encode, free_port, smooth_images, start_server
+from tests.conftest import CLASSES, Server, encode, serving, smooth_images
 
 Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("clients") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("clients") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture

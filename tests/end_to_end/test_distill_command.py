@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from models.backbones import build
 from tests.client.partners import Partner, partner
-from tests.conftest import CLASSES, ROOT, Server, encode, free_port, smooth_images, start_server
+from tests.conftest import CLASSES, ROOT, Server, encode, serving, smooth_images
 
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 TRAINING = 60
@@ -24,10 +24,8 @@ pytestmark = pytest.mark.slow  # the guide to distilling runs by default
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("distill") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("distill") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from app.settings import ZOO
 from models.bundles import load_manifest
 from tests.client.partners import Partner, partner
-from tests.conftest import ROOT, Server, encode, free_port, smooth_images, start_server
+from tests.conftest import ROOT, Server, encode, serving, smooth_images
 
 GUIDE, EXAMPLES = (ROOT / "docs" / "distilling.md").read_text(), ROOT / "client" / "examples"
 TRAINING = 40
@@ -28,10 +28,8 @@ nbformat.write(book, "executed.ipynb")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("guide") / "var", ZOO, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("guide") / "var", ZOO) as running:
+        yield running
 
 
 @pytest.fixture

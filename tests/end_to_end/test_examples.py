@@ -11,7 +11,7 @@ import pytest
 from sdb_client import Client
 
 from app.settings import ZOO
-from tests.conftest import ROOT, Server, free_port, start_server
+from tests.conftest import ROOT, Server, serving
 
 EXAMPLES = ROOT / "client" / "examples"
 GUIDE = (ROOT / "docs" / "client.md").read_text()
@@ -25,10 +25,8 @@ TESTED = {title: found for title, text in BLOCKS.items() if (found := PRINTED.se
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("examples") / "var", ZOO, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("examples") / "var", ZOO) as running:
+        yield running
 
 
 @pytest.fixture

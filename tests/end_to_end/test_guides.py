@@ -14,7 +14,7 @@ import pytest
 
 from app.settings import ZOO
 from keys.material import new_api_key
-from tests.conftest import ROOT, Server, free_port, start_server
+from tests.conftest import ROOT, Server, serving
 
 DOCUMENTED = "http://127.0.0.1:8000"
 GUIDE, KEYS_GUIDE = ((ROOT / "docs" / name).read_text() for name in ("encryption.md", "keys.md"))
@@ -30,10 +30,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[Server]:
-    running = start_server(place / "var", ZOO, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(place / "var", ZOO) as running:
+        yield running
 
 
 def block(section: str, language: str, server: Server) -> str:

@@ -14,17 +14,15 @@ import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 
-from tests.conftest import ROOT, Server, free_port, start_server
+from tests.conftest import ROOT, Server, serving
 
 Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("oauth") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("oauth") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

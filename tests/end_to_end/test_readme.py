@@ -10,16 +10,14 @@ import orjson
 import pytest
 
 from app.settings import ZOO
-from tests.conftest import ROOT, Server, free_port, start_server
+from tests.conftest import ROOT, Server, serving
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     """`make serve` of a clean clone, but for the port."""
-    running = start_server(tmp_path / "var", ZOO, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path / "var", ZOO) as running:
+        yield running
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

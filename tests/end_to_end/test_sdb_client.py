@@ -26,7 +26,7 @@ from sdb_client.errors import (
 
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import CLASSES, Server, encode, free_port, smooth_images, start_server
+from tests.conftest import CLASSES, Server, encode, serving, smooth_images
 
 Act = Callable[[Any], Any]
 
@@ -62,10 +62,8 @@ def _listed(found: Any) -> Any:  # noqa: ANN401
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("sdb-client") / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path_factory.mktemp("sdb-client") / "var", zoo) as running:
+        yield running
 
 
 @pytest.fixture(params=["in-process", "blocking", "awaiting"])

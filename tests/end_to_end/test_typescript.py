@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import CLASSES, Server, free_port, start_server
+from tests.conftest import CLASSES, Server, serving
 
 PROJECT = Path(__file__).parent / "typescript"
 NEEDED = ("node", "npm")
@@ -22,10 +22,8 @@ pytestmark = [
 
 @pytest.fixture
 def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait()
+    with serving(tmp_path / "var", zoo) as running:
+        yield running
 
 
 def run(*command: str, place: Path) -> str:

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, IterableDataset
 from sdb_client.soft_labels.cache import UNKNOWN
 from sdb_client.soft_labels.errors import NotFetched
 from sdb_client.soft_labels.export import Labelling
-from sdb_client.soft_labels.labelled import Labelled, Pixels, Sample
+from sdb_client.soft_labels.labelled import Labelled, Sample
 from sdb_client.soft_labels.labeller import key_of
 from sdb_client.soft_labels.pixels import like
-from sdb_client.views import seen
+from sdb_client.views import Pixels, seen
 
 if TYPE_CHECKING:
     from sdb_client.client import Client

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from sdb_client.views import Pixels
+
 REMEMBERED_FOR_S = 24 * 3600  # by the server: later, the same name is another request (docs/keys.md)
 PARTIAL = ".partial"
 

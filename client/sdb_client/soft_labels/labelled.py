@@ -27,12 +27,11 @@ from sdb_client.soft_labels.formats import format_of
 from sdb_client.soft_labels.journal import Journal
 from sdb_client.soft_labels.labeller import Labeller, key_of
 from sdb_client.soft_labels.pixels import fitted, pixels_of
-from sdb_client.views import MAX_VIEWS, View, draw_views, seen
+from sdb_client.views import MAX_VIEWS, Pixels, View, draw_views, seen
 
 if TYPE_CHECKING:
     from sdb_client.client import Client
 
-Pixels = NDArray[np.uint8]
 Sample = tuple[Any, Any, Tensor]
 """An image, its label, and the soft label float32 [K]."""
 

@@ -22,12 +22,12 @@ from sdb_client.soft_labels.cache import LabelCache
 from sdb_client.soft_labels.errors import NoSoftLabels
 from sdb_client.soft_labels.formats import Format
 from sdb_client.soft_labels.journal import Journal
+from sdb_client.views import Pixels
 
 if TYPE_CHECKING:
     from sdb_client.answers.models import ModelCard
     from sdb_client.client import Client
 
-Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32] | NDArray[np.float16]
 Told = Callable[[int], object]
 RETRIES = 6  # of one request: a server may be away for half a minute
