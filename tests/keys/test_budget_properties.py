@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -120,7 +121,6 @@ class Budgets(RuleBasedStateMachine):
     def __init__(self, socket: Path) -> None:
         super().__init__()
         self._runner, self._stack, self._plain = asyncio.Runner(), AsyncExitStack(), list[Plain]()
-        self._acts = 0
         self.link, self.services = self.run(self._open(socket))
 
     async def _open(self, socket: Path) -> tuple[Link, list[KeyService]]:
@@ -275,8 +275,7 @@ class Budgets(RuleBasedStateMachine):
         self, change: Callable[[KeyService, Act], Awaitable[T]], service: int, lost: bool, again: bool
     ) -> T | type[KeyServiceError]:
         """What the change gives; made `again` by the other service, under the same name, it gives the same."""
-        self._acts += 1
-        act = Act("cli", idempotency_key=f"{id(self)}/{self._acts}")
+        act = Act("cli", idempotency_key=uuid4().hex)  # of this story alone: the store is that of all of them
         got = self.outcome(change(self.services[service], act), lost=lost)
         if again:
             assert self.outcome(change(self.services[1 - service], act)) == got
@@ -284,12 +283,14 @@ class Budgets(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The ledger and the usage tell the same as the counters, and the audit log is whole."""
-        for key in self._plain:
-            self.check(key)
-            self.run(self._agrees(key))
-        assert self.run(self.services[0].audit.verify()).intact
-        self.run(self._stack.aclose())
-        self._runner.close()
+        try:
+            for key in self._plain:
+                self.check(key)
+                self.run(self._agrees(key))
+            assert self.run(self.services[0].audit.verify()).intact
+        finally:
+            self.run(self._stack.aclose())
+            self._runner.close()
 
     async def _agrees(self, key: Plain) -> None:
         assert await ledger_of(self.services[0], key.id) == key.ledger
