@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: serve test test-slow lint format report bench gpu lock clean
+.PHONY: serve test test-slow faults soak lint docs format report bench gpu fuzz audit sbom lock clean
 
 $(READY): requirements.lock pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,7 +22,14 @@ test: $(READY) ## the default suite, under five minutes on two cores
 	$(PYTEST)
 
 test-slow: $(READY) ## the slow suite: real training, interrupted and resumed
-	$(PYTEST) -m slow --timeout 1200
+	$(PYTEST) -m "slow and not faults" --timeout 1200
+
+faults: $(READY) ## what breaks, and what happens then (docs/faults.md): fifteen minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -m "slow or not slow" --timeout 600
+
+MINUTES ?= 60
+soak: $(READY) ## a steady load at all doors: make soak MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 lint: $(READY) ## format, lint, types, import layers
 	$(BIN)/ruff format --check .
@@ -34,6 +41,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY) ## the documentation site, in site/: open site/index.html, no server or network needed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 report: $(READY) ## the protection report of the shipped model: make report DATA=PATH [TEACHER=FILE]
 	$(BIN)/sdb evaluate --model cifar10 --data $(DATA) $(if $(TEACHER),--teacher $(TEACHER))
 
@@ -43,11 +53,24 @@ bench: $(READY) ## the serving benchmark: a table and benchmarks/results/serving
 gpu: $(READY) ## the checks and timings that need a CUDA device
 	$(BIN)/python -m benchmarks.gpu
 
+RUNS ?= 20000
+fuzz: $(READY) ## each parser under a coverage-guided fuzzer: make fuzz RUNS=1000000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --runs $(RUNS)
+
+audit: $(READY) ## published holes of what the lock names, but those of app/advisories/accepted.toml
+	$(BIN)/python -m app.advisories.audit requirements.lock
+
+sbom: ## sbom.json: what the lock names, as CycloneDX
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
+	.venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json requirements.lock
+	rm -rf .venv-sbom
+
 lock: ## write requirements.lock again from pyproject.toml
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
 	.venv-lock/bin/pip wheel --quiet --no-deps --wheel-dir .venv-lock/wheels ./client
-	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra evaluate --extra ray --strip-extras --no-emit-index-url \
+	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra docs --extra evaluate --extra ray --extra telemetry --strip-extras --no-emit-index-url \
 		--find-links .venv-lock/wheels --no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
 	rm -rf .venv-lock

@@ -4,12 +4,21 @@ Knows requests that have a length and can be cut, and results alike; knows no im
 """
 
 import asyncio
+import contextlib
+import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, Self, TypeVar
 
-from app.errors import Draining, Overloaded
+from app.errors import Draining, ModelFailed, Overloaded
+
+MOST_STUCK = 8  # threads that do not come back from their work: each holds memory, and no thread can be killed
+LOOKS = 4  # at the workers, within the time that a batch may take
+
+log = logging.getLogger("sdb.batching")
 
 
 class Cuttable(Protocol):
@@ -56,6 +65,20 @@ class _Request(Generic[In, Out]):
 _Part = tuple[_Request[In, Out], int, In]
 
 
+class _Worker(Generic[In, Out]):
+    """A thread, what it works on, and since when; one that has a successor is to end when it comes back."""
+
+    def __init__(self, run: "Callable[[_Worker[In, Out]], None]", number: int) -> None:
+        self.batch: list[_Part[In, Out]] = []
+        self.since, self.succeeded = math.inf, False
+        self.number = number
+        self.thread = threading.Thread(target=run, args=(self,), name=f"batcher-{number}", daemon=True)
+
+    def stuck(self, limit_s: float) -> bool:
+        """Whether it has been at one batch for longer than that."""
+        return time.monotonic() - self.since > limit_s
+
+
 class Batcher(Generic[In, Out]):
     """Calls `work` in `workers` threads of its own, with parts of requests that have at most `max_batch` items in all.
 
@@ -65,6 +88,9 @@ class Batcher(Generic[In, Out]):
 
     A request that fits a batch is not cut. A larger one fills what room there is, and after each part of it goes
     behind whoever waits: between two of its parts, everybody else who waits gets one.
+
+    A batch that takes longer than `limit_s` has failed, and another thread takes the place of the one that hangs, as
+    of one that died. What the old one still brings is nobody's.
     """
 
     def __init__(
@@ -75,44 +101,84 @@ class Batcher(Generic[In, Out]):
         wait_s: float = 0.0,
         queue_limit: int,
         workers: int = 1,
+        limit_s: float = 30.0,
     ) -> None:
         self._work, self._max_batch, self._wait_s, self._queue_limit = work, max_batch, wait_s, queue_limit
+        self._limit_s = limit_s
         self._queue: deque[_Request[In, Out]] = deque()
         self._waiting, self._free, self._closing, self._told = 0, 0, False, False
         self._changed = threading.Condition()  # guards all of the above, and `taken` of the requests
-        self._threads = [
-            threading.Thread(target=self._run, name=f"batcher-{number}", daemon=True) for number in range(workers)
-        ]
+        self._workers = [_Worker(self._run, number) for number in range(workers)]
+        self._lost: list[_Worker[In, Out]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to take batches from the queue."""
         self._loop = asyncio.get_running_loop()
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.thread.start()
+        self._watch = self._loop.create_task(self._watch_workers())
 
     async def close(self) -> None:
-        """Finish what is queued, refuse what comes, end the threads."""
+        """Finish what is queued, refuse what comes, end the threads; one that hangs ends with the process."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._loop is not None:
+        if self._watch is not None:
             await asyncio.to_thread(self._join)
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
 
     def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
+        while any(worker.thread.is_alive() and not worker.stuck(self._limit_s) for worker in self._workers):
+            time.sleep(0.005)
 
     @property
     def running(self) -> bool:
         """Whether an item submitted now would be worked on."""
-        return self._loop is not None and not self._closing and all(thread.is_alive() for thread in self._threads)
+        return self._loop is not None and not self._closing and any(map(self._able, self._workers))
+
+    def _able(self, worker: _Worker[In, Out]) -> bool:
+        return worker.thread.is_alive() and not worker.stuck(self._limit_s)
+
+    async def _watch_workers(self) -> None:
+        """See to it that no caller waits for a thread that hangs or has died."""
+        while True:
+            await asyncio.sleep(self._limit_s / LOOKS)
+            for worker in self._workers:
+                if not self._able(worker):
+                    self._give_up(worker)
+
+    def _give_up(self, worker: _Worker[In, Out]) -> None:
+        """Fail its batch and let another thread take its place, unless too many hang already."""
+        with self._changed:
+            if self._able(worker) or (self._closing and not self._queue):
+                return  # it came back just now, or has nothing more to do
+            batch, worker.batch = worker.batch, []
+            self._lost = [lost for lost in self._lost if lost.thread.is_alive()]
+            succeeded = worker.succeeded = len(self._lost) < MOST_STUCK
+        _fail(batch, Overloaded("the model did not answer in time"))
+        what = "hangs" if worker.thread.is_alive() else "has died"
+        if succeeded:
+            log.error("%s %s, its batch of %d failed; another one starts", worker.thread.name, what, len(batch))
+            self._lost.append(worker)
+            successor = self._workers[self._workers.index(worker)] = _Worker(self._run, worker.number)
+            successor.thread.start()
+        elif batch:
+            log.critical("%s %s, and so do %d before it: restart this process", worker.thread.name, what, MOST_STUCK)
+
+    @property
+    def waiting(self) -> int:
+        """How many items nobody has taken."""
+        return self._waiting
 
     async def submit(self, items: In) -> list[Out]:
         """The results of `items`, in order, in one part or several; who is cancelled takes its items out of the queue.
 
         Raises:
-            Overloaded: the queue has no room for all of them.
+            Overloaded: the queue has no room for all of them, or what was to answer them hangs.
             Draining: the batcher is closing.
             Exception: whatever `work` raised for a batch that held one of them.
         """
@@ -132,6 +198,8 @@ class Batcher(Generic[In, Out]):
         with self._changed:
             if self._queue and self._waiting + request.left > self._queue_limit:
                 raise Overloaded(f"{self._waiting} images are waiting")
+            if len(self._lost) >= MOST_STUCK and not self.running:
+                raise Overloaded("the model hangs")
             self._queue.append(request)
             self._waiting += request.left
             if not self._told:
@@ -150,19 +218,23 @@ class Batcher(Generic[In, Out]):
                 self._queue.remove(request)
                 self._waiting -= request.left
 
-    def _run(self) -> None:
-        while batch := self._next():
+    def _run(self, worker: _Worker[In, Out]) -> None:
+        while batch := self._next(worker):
             self._answer(batch)
 
-    def _next(self) -> list[_Part[In, Out]]:
-        """The next batch, once there is one; nothing at the end."""
+    def _next(self, worker: _Worker[In, Out]) -> list[_Part[In, Out]]:
+        """The next batch, once there is one; nothing at the end, or for one that has a successor."""
         with self._changed:
+            worker.batch, worker.since = [], math.inf
+            if worker.succeeded:
+                return []
             self._free += 1
             try:
                 while self._changed.wait_for(lambda: self._queue or self._closing) and self._queue:
                     if self._wait_s:
                         self._changed.wait_for(lambda: self._waiting >= self._max_batch or self._closing, self._wait_s)
                     if batch := self._take():  # else another worker was first
+                        worker.batch, worker.since = batch, time.monotonic()
                         return batch
                 return []
             finally:
@@ -190,16 +262,22 @@ class Batcher(Generic[In, Out]):
 
     def _answer(self, batch: list[_Part[In, Out]]) -> None:
         """Work, and hand all results of a batch to the event loop at once."""
-        assert self._loop is not None  # noqa: S101 - threads run since `start`
         try:
             results = self._work([part for _, _, part in batch])
             size = sum(len(part) for _, _, part in batch)
             if len(results) != size:
                 raise RuntimeError(f"{len(results)} results for a batch of {size}")
-        except BaseException as error:  # of whatever kind: it is the callers', and the thread goes on
-            self._loop.call_soon_threadsafe(_fail, batch, error)
+        except Exception as error:  # it is the callers', and the thread goes on
+            self._hand_over(_fail, batch, error)
+        except BaseException as error:  # raised in a caller's event loop, it would end the server
+            self._hand_over(_fail, batch, ModelFailed(f"the model broke off ({type(error).__name__})"))
         else:
-            self._loop.call_soon_threadsafe(_distribute, batch, results)
+            self._hand_over(_distribute, batch, results)
+
+    def _hand_over(self, how: Callable[..., None], *what: object) -> None:
+        assert self._loop is not None  # noqa: S101 - threads run since `start`
+        with contextlib.suppress(RuntimeError):  # the loop was closed while this thread hung
+            self._loop.call_soon_threadsafe(how, *what)
 
 
 def _distribute(batch: list[_Part[In, Out]], results: Out) -> None:

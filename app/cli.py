@@ -13,7 +13,7 @@ from app.errors import RemoteError, RequestError, explain
 from app.settings import SettingsError
 from keys.errors import ConfigurationError, KeyServiceError
 
-COMMANDS = ("serve", "keys", "audit", "models", "wrap", "lock", "distill", "evaluate", "doctor")
+COMMANDS = ("serve", "keys", "audit", "models", "wrap", "lock", "distill", "evaluate", "trace", "watch", "doctor")
 EXTRA = {"art", "matplotlib"}  # what the extra `evaluate` brings
 
 
@@ -87,11 +87,12 @@ def _explained(error: Exception) -> int:
     from models.matched import MatchError  # noqa: PLC0415
     from models.predictor import DeviceError  # noqa: PLC0415
     from models.training.loop import CheckpointMismatch, Interrupted  # noqa: PLC0415
+    from models.watch import WatchError  # noqa: PLC0415
 
     if isinstance(error, Interrupted):
         sys.stderr.write(f"sdb: {_line(error)}; the same command goes on from there\n")
         return 130
-    if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError | MatchError):
+    if isinstance(error, BundleError | CheckpointMismatch | DataError | DeviceError | MatchError | WatchError):
         sys.stderr.write(f"sdb: {_line(error)}\n")
         return 1
     raise error

@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
-from app.dependencies import BEARER, OriginDep, ServicesDep, right
+from app.dependencies import BEARER, OriginDep, ServicesDep, noted, right
 from app.errors import InvalidRequest
 from app.forms import form, text_field
 from app.pipeline import Services
@@ -46,7 +46,7 @@ async def _client_or_admin(request: Request, fields: Fields, origin: OriginDep, 
     presented = _authorization(request, fields)
     if presented is None or presented[0] != BEARER:
         return await _client(request, fields, origin, services)
-    caller = await services.keys.authenticate(presented[1], origin)
+    caller = noted(await services.keys.authenticate(presented[1], origin))
     if caller.key is None:
         raise InvalidCredential
     if caller.key.kind != "admin":
@@ -57,7 +57,7 @@ async def _client_or_admin(request: Request, fields: Fields, origin: OriginDep, 
 
 async def _owner(services: Services, origin: Origin, client_id: str, client_secret: str) -> KeyRecord:
     """The key that both belong to; an access token is no client secret."""
-    caller = await services.keys.authenticate(client_secret, origin)
+    caller = noted(await services.keys.authenticate(client_secret, origin))
     if caller.key is None or caller.key.id != client_id or not caller.proof.digest:
         raise InvalidCredential
     return caller.key

@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from starlette.routing import BaseRoute
 
 from app.errors import InvalidRequest
+from app.journal import current
 from app.pipeline import Services
 from keys.errors import InvalidCredential, MissingScope
 from keys.records import Act, Caller, Origin
@@ -81,7 +82,14 @@ Credential = Annotated[str | None, Depends(_credential)]
 
 async def _presented(credential: Credential, origin: OriginDep, services: ServicesDep) -> Caller | None:
     """The caller as the store knows it now."""
-    return None if credential is None else await services.keys.authenticate(credential, origin)
+    return None if credential is None else noted(await services.keys.authenticate(credential, origin))
+
+
+def noted(caller: Caller) -> Caller:
+    """The same caller, whose key is from here on in what is known of the request."""
+    if caller.key is not None:
+        current().key_id = caller.key.id
+    return caller
 
 
 Presented = Annotated[Caller | None, Depends(_presented)]
@@ -113,6 +121,7 @@ async def predicting(request: Request, _: Documented = None) -> Caller:
         caller = await services.keys.recall(credential, origin)
         if caller.key is not None and caller.key.kind == "admin":
             caller = await services.keys.authenticate(credential, origin)
+        noted(caller)
     return _client(caller, origin, services)
 
 

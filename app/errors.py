@@ -50,6 +50,12 @@ class Overloaded(RequestError):
     code = "overloaded"
 
 
+class ModelFailed(RequestError):
+    """The model broke off, or its answer is not a number: a failure of the server's own, which its log tells of."""
+
+    code = "internal-error"
+
+
 class Draining(RequestError):
     """The server is stopping."""
 
@@ -71,6 +77,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "unknown-model": (404, "No such model"),
     "unknown-key": (404, "No such key"),
     "method-not-allowed": (405, "This method is not allowed here"),
+    "request-timeout": (408, "The request came too slowly"),
     "idempotency-in-progress": (409, "The first request with this Idempotency-Key is still running"),
     "precondition-failed": (412, "The key was changed since it was read"),
     "body-too-large": (413, "The body is too large"),
@@ -146,6 +153,7 @@ def _answer(
     members: Mapping[str, object] = {},
 ) -> Response:
     path, request_id = request.scope["path"], request.scope["request_id"]
+    request.scope["code"] = code
     if path.startswith("/oauth2/"):  # RFC 6749 §5.2 fixes the values of `error`, and the challenge after HTTP Basic
         error, members = error or OAUTH_ERRORS.get(STATUS[code][0]), {**members, "error_description": detail}
         if code == "invalid-credential" and request.headers.get("authorization", "").lower().startswith("basic"):

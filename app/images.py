@@ -15,13 +15,15 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.errors import InvalidRequest, UndecodableImage, UnsupportedImage
+from app.errors import InvalidRequest, Overloaded, UndecodableImage, UnsupportedImage
+from app.segments import check_jpeg, check_png
 from models.data import Pixels, upright_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 APP1 = b"\xff\xe1"  # begins EXIF and XMP, either of which may turn a JPEG; never occurs in its compressed data
 PLAIN = {"YCbCr", "RGB"}
+BYTES_A_PIXEL = 4  # as Pillow keeps one
 AT_ONCE_PIXELS, AT_ONCE_BYTES = 64 * 64, 2**13
 Sent = bytes | Pixels
 """An image as it arrives: an encoded file, or its pixels uint8 [H, W, 3]."""
@@ -65,11 +67,12 @@ def decode(encoded: Sent, max_pixels: int) -> Decoded:
     Raises:
         InvalidRequest: more than `max_pixels` pixels.
         UnsupportedImage: the bytes are of another format.
-        UndecodableImage: they are damaged, or would unfold to more than `max_pixels` pixels.
+        UndecodableImage: they are damaged, or would unfold to more than `max_pixels` pixels or in too many pieces.
     """
     if isinstance(encoded, np.ndarray):
         return _within(encoded, max_pixels)
     if encoded.startswith(JPEG):
+        check_jpeg(encoded)
         plain = _plain_jpeg(encoded, max_pixels)
         return _read(encoded, max_pixels, upright_rgb) if plain is None else plain
     if not (encoded.startswith(PNG) or _webp(encoded)):
@@ -145,6 +148,8 @@ def _wide(image: Image.Image) -> NDArray[np.uint16]:
 
 
 def _read(encoded: bytes, max_pixels: int, convert: Callable[[Image.Image], Read]) -> Read:
+    if encoded.startswith(PNG):
+        check_png(encoded)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning starts where our limit has long refused
@@ -154,8 +159,20 @@ def _read(encoded: bytes, max_pixels: int, convert: Callable[[Image.Image], Read
                 return convert(image)
     except (UndecodableImage, UnsupportedImage):
         raise
+    except MemoryError:
+        if not _room_for(max_pixels):
+            raise Overloaded("the machine has no memory for the image") from None
+        raise UndecodableImage("the image is damaged") from None
     except Exception as error:  # a decoder fed with hostile bytes raises nearly anything
         raise UndecodableImage("the image is damaged") from error
+
+
+def _room_for(pixels: int) -> bool:
+    """Whether the largest picture would find memory; where it would, one that finds none has lied about its size."""
+    try:
+        return len(bytearray(BYTES_A_PIXEL * pixels)) > 0
+    except MemoryError:
+        return False
 
 
 def _webp(encoded: bytes) -> bool:

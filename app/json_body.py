@@ -3,6 +3,8 @@
 Knows bytes; knows no shape.
 """
 
+import gc
+
 import orjson
 
 from app.errors import InvalidRequest
@@ -21,6 +23,20 @@ def parsed(body: bytes) -> object:
     if body.count(b",") >= MAX_VALUES or body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise InvalidRequest("the JSON holds too many values; tensors of so many elements are sent as binary data")
     try:
-        return orjson.loads(body)
+        return _loaded(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: {error.msg}") from None
+
+
+def _loaded(body: bytes) -> object:
+    """The value, read in one go: it has no cycles, for which the collector would look while every list is made.
+
+    Of a quarter of a million lists that takes eight times as long as to read them, with nothing else done meanwhile.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(body)
+    finally:
+        if collecting:
+            gc.enable()

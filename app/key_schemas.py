@@ -61,6 +61,7 @@ def _as_change(schema: dict[str, Any]) -> None:
     schema["examples"] = [
         {"budget": {"limit": 2000, "refill": "monthly"}, "expires_at": None},
         {"rate_limits": [{"name": "burst", "limit": 60, "window_s": 60}]},
+        {"mark": 0},
     ]
 
 
@@ -109,6 +110,7 @@ class Key(BaseModel):
     budget: Budget
     rate_limits: list[RateLimit]
     metadata: dict[str, str]
+    mark: float
     image_key: ImageKey | None
 
 

@@ -6,10 +6,6 @@ Pure ASGI; knows nothing of models or keys.
 import asyncio
 import contextlib
 import logging
-import re
-import secrets
-import time
-from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -17,9 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.encodings import WINDOWS, Malformed, TooLarge, Unpacker
 from app.errors import problem
+from app.journal import Entry, Journal
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})", re.ASCII)
 # Of a body that is too large we read on for a while, so that a client that is still sending sees the refusal.
 DRAIN_FACTOR, DRAIN_FOR_S = 4, 5.0
 ON_EVERY_ANSWER = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -36,8 +31,8 @@ class _BodyRefused(Exception):
 class Gate:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, *, log_requests: bool = True) -> None:
-        self._app, self._limit, self._log_requests = app, max_body_bytes, log_requests
+    def __init__(self, app: ASGIApp, max_body_bytes: int, *, journal: Journal) -> None:
+        self._app, self._limit, self._journal = app, max_body_bytes, journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -45,31 +40,40 @@ class Gate:
             await self._app(scope, receive, send)
             return
         small = scope["path"].startswith(OF_FORMS)
-        exchange = _Exchange(scope, receive, send, min(self._limit, MAX_FORM_BYTES) if small else self._limit)
+        limit = min(self._limit, MAX_FORM_BYTES) if small else self._limit
+        exchange = _Exchange(scope, receive, send, limit, self._journal)
+        try:
+            await self._pass(scope, exchange)
+        finally:
+            self._journal.end(exchange.closed())
+
+    async def _pass(self, scope: Scope, exchange: "_Exchange") -> None:
         try:
             exchange.check_declared()
             await self._app(scope, exchange.receive, exchange.send)
         except (_BodyRefused, ClientDisconnect):
             pass
+        except MemoryError:
+            log.warning("request %s: no memory", exchange.entry.request_id)
+            await exchange.refuse("overloaded", "the machine has no memory for this request")
         except Exception:
-            log.exception("request %s failed", exchange.request_id)
+            log.exception("request %s failed", exchange.entry.request_id)
             await exchange.refuse("internal-error", "the failure is in the server's log under this request id")
         await exchange.refuse_body()
-        if self._log_requests:
-            exchange.log()
 
 
 class _Exchange:
     """One request and its response, watched."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, journal: Journal) -> None:
         self._scope, self._receive, self._send, self._limit = scope, receive, send, limit
         self._headers = Headers(scope=scope)
-        self._started, self._received, self._complete, self._status = time.perf_counter(), 0, False, 0
-        self.request_id, self._traceparent = _identity(self._headers)
+        self._received, self._complete = 0, False
+        names = self._headers.get("x-request-id", ""), self._headers.get("traceparent", "")
+        self.entry = journal.begin(scope["method"], scope["path"], *names)
         self._unpacker: Unpacker | None = None
         self._refusal: tuple[str, str] | None = None
-        scope["request_id"] = self.request_id
+        scope["request_id"] = self.entry.request_id
 
     def check_declared(self) -> None:
         """Refuse a body by its Content-Length or its Content-Encoding, before anything else is done for it."""
@@ -117,8 +121,9 @@ class _Exchange:
         if self._refusal is not None:
             return
         if message["type"] == "http.response.start":
-            self._status = message["status"]
-            own = (b"x-request-id", self.request_id.encode()), (b"traceparent", self._traceparent.encode())
+            self.entry.status = message["status"]
+            name, parent = self.entry.request_id.encode(), self.entry.trace.parent.encode()
+            own = (b"x-request-id", name), (b"traceparent", parent)
             message = {**message, "headers": [*message["headers"], *own, *ON_EVERY_ANSWER]}
         await self._send(message)
 
@@ -131,8 +136,9 @@ class _Exchange:
     async def refuse(self, code: str, detail: str) -> None:
         """Answer with a problem, if no answer has begun."""
         self._refusal = None
-        if not self._status:
-            refusal = problem(code, detail, path=self._scope["path"], request_id=self.request_id)
+        if not self.entry.status:
+            self._scope["code"] = code
+            refusal = problem(code, detail, path=self._scope["path"], request_id=self.entry.request_id)
             await refusal(self._scope, self._receive, self.send)
 
     async def drain(self) -> None:
@@ -144,18 +150,8 @@ class _Exchange:
                 while not self._complete and self._received < DRAIN_FACTOR * self._limit:
                     await self._read()
 
-    def log(self) -> None:
-        """One line for each request."""
-        elapsed = 1000 * (time.perf_counter() - self._started)
-        path = quote(self._scope["path"])  # a decoded path may hold line breaks
-        log.info("%s %s %d %.1f ms %s", self._scope["method"], path, self._status, elapsed, self.request_id)
-
-
-def _identity(headers: Headers) -> tuple[str, str]:
-    """The request's id and `traceparent` (W3C Trace Context): the caller's if well-formed, else new ones."""
-    request_id = headers.get("x-request-id", "")
-    if not REQUEST_ID.fullmatch(request_id):
-        request_id = secrets.token_hex(16)
-    trace = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    trace_id, flags = (trace[1], trace[2]) if trace else (secrets.token_hex(16), "00")
-    return request_id, f"00-{trace_id}-{secrets.token_hex(8)}-{flags}"
+    def closed(self) -> Entry:
+        """What is known of it when it is over."""
+        self.entry.code = self._scope.get("code", "")
+        self.entry.route = getattr(self._scope.get("route"), "path", "")
+        return self.entry

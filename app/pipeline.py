@@ -1,12 +1,13 @@
 """A prediction request from bytes to answer, in the order it happens.
 
-recall (the dependency did) → admit: authenticate, charge → decrypt → decode → batch → model → settle → answer.
+recall (the dependency did) → admit: authenticate, charge → decrypt → decode → batch → model → watch → mark → settle →
+answer.
 """
 
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
@@ -19,8 +20,12 @@ from app.decryption import Picture, pictures, seals_of
 from app.errors import InvalidRequest, Overloaded
 from app.hosting import Model, Models, Rows
 from app.images import Decoded, Sendable, area, at_once
+from app.journal import current
+from app.marking import Marking
+from app.metrics.recorder import Metrics
 from app.schemas import Parameters
 from app.settings import Settings
+from app.watch import Watch
 from keys.records import Caller, Idempotency
 from keys.service import KeyService
 from models.data import Pixels
@@ -39,6 +44,11 @@ class Services:
     keys: KeyService
     models: Models
     decoders: anyio.CapacityLimiter
+    marking: Marking
+    metrics: Metrics
+    watch: Watch | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server was told to stop: it answers, and is not ready for more."""
 
 
 async def predict(
@@ -55,18 +65,38 @@ async def predict(
     _check_count(services.settings, encoded, parameters)
     idempotency = None if idempotency_key is None else _idempotency(idempotency_key, model, encoded, parameters)
     images, seals = len(encoded) * parameters.views, seals_of(encoded, parameters)
+    entry = current()
+    entry.model, entry.images = name, images
+    entry.stage("admit")
+    if services.watch is not None:
+        caller = await services.watch.met(caller, name, images)
     asked = Asked(model.manifest, parameters, images, idempotency, seals)
     async with admitted(services.keys, caller, asked, services.settings.anonymous_rate) as request:
         rights, admission = request.rights, request.admission
+        entry.tier = "distill" if rights.keyed else "public"
+        entry.stage("decode")
         waiting = await pictures(services.keys, request.caller, name, encoded, parameters, seals=seals)
         try:
             async with asyncio.timeout(WITHIN_S):
                 views, pixels = await _decoded(services, model, encoded, waiting, parameters)
-                logits = await model.submit(Rows(pixels, rights.keyed, rights.unlocked))
+                entry.stage("queue")
+                rows = Rows(pixels, rights.keyed, rights.unlocked)
+                vectors = await model.submit(rows)
+                entry.stage("model", min(rows.ran, default=entry.latest_ns))
+                logits = vectors.logits
+                if services.watch is not None:
+                    entry.stage("watch")
+                    logits = services.watch.saw(request.caller, model.manifest, parameters, rows, vectors)
+                if rights.keyed:
+                    entry.stage("mark")
+                    logits = await services.marking.marked(request.caller, model.manifest, pixels, logits)
         except TimeoutError:
             raise Overloaded("the answer took too long") from None
         if admission is not None:
+            entry.stage("settle")
             await services.keys.settle(admission)
+            entry.charge = 0 if admission.replayed else admission.charge
+    entry.stage("answer")
     temperature = parameters.temperature or (model.manifest.guard.temperature if rights.keyed else 1.0)
     return Answer(
         manifest=model.manifest,

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import observability
 from app.errors import Draining, Overloaded
-from app.hosting import Logits, Models, Rows, Work, load_model
+from app.hosting import Models, Rows, Vectors, Work, load_model
 from app.main import create_app
 from app.settings import Settings
 from app.state import State
@@ -86,7 +86,9 @@ class NamedByProxy:
 
 def _elsewhere(handles: Handles, settings: Settings, state: State) -> Models:
     del state  # the secrets of models are needed where the models are
-    manifests = [bundles.load_manifest(folder) for folder in bundles.discover(settings.models_dir)]
+    manifests = [
+        bundles.load_manifest(folder, settings.bundle_signers) for folder in bundles.discover(settings.models_dir)
+    ]
     return Models({manifest.name: ReplicatedModel(manifest, handles[manifest.name]) for manifest in manifests})
 
 
@@ -107,6 +109,16 @@ class ReplicatedModel:
         """Whether rows submitted now would be passed on."""
         return self._running
 
+    @property
+    def waiting(self) -> int:
+        """None here: they wait where the replicas are."""
+        return 0
+
+    @property
+    def runs_on(self) -> tuple[str, str]:
+        """What a replica runs it on is the replica's choice."""
+        return "replicas", "ray"
+
     async def start(self) -> None:
         """Return when a replica has loaded the model: before that, no request is sent to this ingress."""
         await self._handle.ready.remote()
@@ -120,8 +132,8 @@ class ReplicatedModel:
         """An RGB picture of any size → uint8 [H, W, 3] of the model's input size."""
         return fit(image, self._manifest.input.height, self._manifest.input.width)
 
-    async def submit(self, rows: Rows) -> Logits:
-        """Logits float32 [N, K] of the rows, in order.
+    async def submit(self, rows: Rows) -> Vectors:
+        """What the model says of the rows, in order.
 
         An answer is a function of its rows, so what a replica took with it when it died is asked of another one.
 
@@ -131,21 +143,14 @@ class ReplicatedModel:
         began = time.perf_counter_ns()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                logits: Logits = await self._handle.answer.remote(rows)
-                self._count(rows, time.perf_counter_ns() - began)
-                return logits
+                vectors: Vectors = await self._handle.answer.remote(rows)
+                self.work.add(len(rows), time.perf_counter_ns() - began)  # a call counts as a pass
+                return vectors
             except (BackPressureError, Overloaded):  # here, or there, whence it comes in a class of Ray's
                 raise Overloaded("the replicas of the model are busy") from None
             except (RayActorError, RayServeException, Draining) as error:
                 log.warning("a replica of %s is lost (%s), try %d", self._manifest.name, type(error).__name__, attempt)
         raise Overloaded("no replica of the model stays")
-
-    def _count(self, rows: Rows, took_ns: int) -> None:
-        """A call counts as a pass: how the replicas put calls together is not known here."""
-        self.work.images += len(rows)
-        self.work.passes += 1
-        self.work.busy_ns += took_ns
-        self.work.last_ms = time.time_ns() // 1_000_000
 
 
 class ModelReplica:
@@ -158,8 +163,8 @@ class ModelReplica:
         self._model = load_model(Path(folder), devices, settings, State(settings))
         self._started = False
 
-    async def answer(self, rows: Rows) -> Logits:
-        """Logits float32 [N, K] of the rows, in order.
+    async def answer(self, rows: Rows) -> Vectors:
+        """What the model says of the rows, in order.
 
         Raises:
             Overloaded, Draining: the rows have no place in the queue.

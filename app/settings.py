@@ -15,12 +15,14 @@ from sdb_client.environment import VARIABLES as OF_CALLERS
 from keys.records import RateLimit
 
 PREFIX = "SDB_"
-SECRETS = {"redis_url", "master_key", "token_keys"}
+SECRETS = {"redis_url", "master_key", "token_keys", "metrics_token", "otlp_headers"}
 ZOO = Path(__file__).parent.parent / "models" / "zoo"
 
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 ANONYMOUS_PER_MINUTE = 600
+Signer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
+"""A public key of Ed25519, 32 bytes in base64url."""
 
 
 def _listed(networks: object) -> object:
@@ -38,11 +40,13 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    fd: Annotated[int, Field(ge=0)] | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     state_dir: Path = Path("var")
     redis_url: SecretStr = SecretStr("")
     redis_replicas: Annotated[int, Field(ge=0, le=10)] = 0
     models_dir: Path = ZOO
+    bundle_signers: Annotated[tuple[Signer, ...], BeforeValidator(_listed)] = ()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")] = "auto"
     engine: Literal["auto", "eager", "onnxruntime", "openvino", "compile", "graphs"] = "auto"
     cores: Annotated[int, Field(ge=0, le=4096)] = 0
@@ -52,14 +56,26 @@ class Settings(BaseModel):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 32
     batch_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     queue_limit: Annotated[int, Field(ge=1)] = 1024
+    model_timeout_s: Annotated[float, Field(ge=0.1, le=29)] = 20.0
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 1.0
+    drain_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     max_image_pixels: Annotated[int, Field(ge=1)] = 25_000_000
     max_images_per_request: Annotated[int, Field(ge=1)] = 256
     anonymous: bool = True
     anonymous_per_minute: Annotated[int, Field(ge=0)] | None = None
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
+    watch: Literal["off", "alarm", "throttle", "coarsen", "suspend"] = "off"
+    watch_per_minute: Annotated[int, Field(ge=1)] = 30
     log_format: Literal["console", "json"] = "console"
     log_requests: bool = True
+    slow_ms: Annotated[float, Field(ge=0)] = 1000.0
+    metrics: Literal["loopback", "admin", "everybody"] = "loopback"
+    metrics_token: SecretStr = SecretStr("")
+    otlp_endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    otlp_headers: SecretStr = SecretStr("")
+    otlp_sample: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @cached_property
     def anonymous_rate(self) -> RateLimit | None:
@@ -68,6 +84,13 @@ class Settings(BaseModel):
         if images is None:
             images = 0 if self.host in LOOPBACK else ANONYMOUS_PER_MINUTE
         return RateLimit(name="address", limit=images, window_s=60) if images else None
+
+    @staticmethod
+    def secret_files(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
+        """The files that `environment` (the process's own by default) names for secrets, by their variables."""
+        source = os.environ if environment is None else environment  # noqa: TID251
+        variables = (f"{PREFIX}{name.upper()}_FILE" for name in sorted(SECRETS))
+        return {variable: Path(source[variable]) for variable in variables if variable in source}
 
     @classmethod
     def from_environment(

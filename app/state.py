@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from app.settings import Settings
-from keys.connection import connect
+from keys.connection import Seen, connect, unseen
 from keys.embedded import EmbeddedStore
 from keys.errors import ConfigurationError, StoreUnavailable
 from keys.material import (
@@ -32,6 +32,7 @@ from keys.store import KeyStore
 from keys.tokens import TokenMint
 
 DEMO_SECRET = "demo.key"  # noqa: S105 - a file's name
+LOOKED_FOR_EVERY_S = 0.5  # a store that was away at the start
 FIRST_START = """the first admin key is written to {path} (mode 0600); issue a client key with
 
   curl -s {url}/admin/v1/keys -H "Authorization: Bearer $(cat {path})" \\
@@ -51,6 +52,8 @@ class State:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.vault = Vault(self._ring(settings.master_key.get_secret_value(), "master_key"))
             self.token_keys = self._ring(settings.token_keys.get_secret_value(), "token_keys")
+            if token := settings.metrics_token.get_secret_value():
+                parse_secret(token, "SDB_METRICS_TOKEN")
         except OSError as error:
             raise ConfigurationError(f"the state folder cannot be used: {error}") from error
 
@@ -132,15 +135,17 @@ class State:
         return tally
 
 
-async def open_keys(settings: Settings, state: State, stack: AsyncExitStack, *, wait_s: float) -> KeyService:
-    """The key service over the store of `settings`, until `stack` ends.
+async def open_keys(
+    settings: Settings, state: State, stack: AsyncExitStack, *, wait_s: float, seen: Seen = unseen
+) -> KeyService:
+    """The key service over the store of `settings`, until `stack` ends; `seen` is told of every round trip to it.
 
     Raises:
         StoreInUse: the embedded store has an owner that does not leave within `wait_s`.
         ConfigurationError: the store cannot be used.
     """
     url = await asyncio.to_thread(open_store, settings, stack, wait_s=wait_s)
-    return _service(settings, state, stack, url)
+    return _service(settings, state, stack, url, seen)
 
 
 def open_store(settings: Settings, stack: ExitStack | AsyncExitStack, *, wait_s: float) -> str:
@@ -160,24 +165,43 @@ def open_store(settings: Settings, stack: ExitStack | AsyncExitStack, *, wait_s:
 
 def attach_keys(settings: Settings, state: State, stack: AsyncExitStack) -> KeyService:
     """The key service over the embedded store that another process of this machine runs."""
-    return _service(settings, state, stack, EmbeddedStore(settings.state_dir / "store").url)
+    return _service(settings, state, stack, EmbeddedStore(settings.state_dir / "store").url, unseen)
 
 
-def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str) -> KeyService:
-    store = KeyStore(connect(url), settings.redis_replicas)
+def _service(settings: Settings, state: State, stack: AsyncExitStack, url: str, seen: Seen) -> KeyService:
+    store = KeyStore(connect(url, seen), settings.redis_replicas)
     mint = TokenMint(state.token_keys, settings.token_lifetime_s, time.time)
     service = KeyService(store, state.vault, mint, time.time)
     stack.push_async_callback(service.close)
     return service
 
 
-async def make_first_admin(settings: Settings, state: State, service: KeyService) -> None:
-    """Give a new store its admin and say where the key is; a store that is away stays for the next start."""
+async def make_first_admin(settings: Settings, state: State, service: KeyService) -> bool:
+    """Give a new store its admin and say where the key is; False where the store is away."""
     try:
-        if await state.first_admin(service):
-            log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.host}:{settings.port}"))
+        await _make_first_admin(settings, state, service)
     except StoreUnavailable as error:
         log.warning("%s: public predictions go on, whatever needs a key is refused", error)
+        return False
+    return True
+
+
+async def _make_first_admin(settings: Settings, state: State, service: KeyService) -> None:
+    if await state.first_admin(service):
+        log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.host}:{settings.port}"))
+
+
+async def make_first_admin_later(settings: Settings, state: State, service: KeyService) -> None:
+    """The same for a store that was away, as soon as it is there."""
+    while True:
+        await asyncio.sleep(LOOKED_FOR_EVERY_S)
+        try:
+            await _make_first_admin(settings, state, service)
+        except StoreUnavailable:
+            continue
+        except ConfigurationError as error:
+            log.error("%s", error)  # as at a start, which it would have ended
+        return
 
 
 def new_demo_secret(bundle: Path) -> bytes:

@@ -79,7 +79,7 @@ async def _steps(app: FastAPI) -> dict[str, Step]:
     services: Services = app.state.services
     encoded, pixels = _picture(services)
     model = services.models[MODEL]
-    logits = await model.submit(Rows(pixels, keyed=False))
+    logits = (await model.submit(Rows(pixels, keyed=False))).logits
     hollow: Batcher[Pixels, Pixels] = Batcher(lambda parts: parts[0], max_batch=BATCH, queue_limit=BATCH)
     await hollow.start()
     view = View(*(pixels.shape[1] // 8,) * 2)

@@ -1,13 +1,15 @@
 """The store for one machine: a Valkey server of our own, on a unix socket in a private folder, durable to each write.
 
-Knows processes and files; knows nothing of keys. Whoever holds the lock file owns the server process; everybody else
-of the same user may speak to its socket.
+Knows processes and files; knows nothing of keys. Whoever holds the lock file owns the server process, and starts it
+again if it ends; everybody else of the same user may speak to its socket.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +39,9 @@ DURABLE = {
 }
 LONGEST_SOCKET_PATH = 107  # sockaddr_un
 START_WITHIN_S, STOP_WITHIN_S = 30.0, 10.0
+AGAIN_AFTER_S, AGAIN_AT_MOST_S = 0.1, 2.0  # one that cannot start, on a full disk for instance, is tried ever slower
+
+log = logging.getLogger("sdb.store")
 
 
 class StoreInUse(ConfigurationError):
@@ -56,6 +61,8 @@ class EmbeddedStore:
         self.url = "unix://?" + urlencode({"path": self.socket})
         self._lock = -1
         self._server: subprocess.Popen[bytes] | None = None
+        self._leaving = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     def __enter__(self) -> "EmbeddedStore":
         """Start the server.
@@ -73,12 +80,22 @@ class EmbeddedStore:
         except BaseException:
             os.close(self._lock)
             raise
+        self._leaving.clear()
+        self._keeper = threading.Thread(target=self._keep, name="store", daemon=True)
+        self._keeper.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the server and give the lock back."""
+        self._leaving.set()
+        self._stop()
+        if self._keeper is not None:
+            self._keeper.join()
+        os.close(self._lock)
+
+    def _stop(self) -> None:
         if self._server is not None:
             self._server.terminate()
             try:
@@ -86,7 +103,23 @@ class EmbeddedStore:
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
-        os.close(self._lock)
+
+    def _keep(self) -> None:
+        """Start the server again whenever it ends, until the owner leaves."""
+        pause = AGAIN_AFTER_S
+        while self._server is not None:
+            status = self._server.wait()
+            if self._leaving.wait(pause):
+                return
+            log.error("the store has ended (%s) and is started again; see %s", status, self._folder / LOG)
+            try:
+                self._start()
+                pause = AGAIN_AFTER_S
+            except ConfigurationError as error:
+                pause = min(2 * pause, AGAIN_AT_MOST_S)
+                log.error("%s", error)
+            if self._leaving.is_set():
+                self._stop()
 
     def _take_lock(self) -> None:
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -88,6 +88,7 @@ class KeyLifecycle:
             budget=_budget(grant.budget),
             rate_limits=grant.rate_limits,
             metadata=grant.metadata,
+            mark=grant.mark,
             epoch=0,
             master=self._vault.newest,
         )
@@ -98,8 +99,8 @@ class KeyLifecycle:
         Raises:
             UnknownKey: no key has this id.
             RevisionMismatch: the key was changed since that revision.
-            ChangeRefused: the key is revoked; it is an admin's, which has no scopes, models, budget or rate limits; or
-                limit and grants together are more than numbers hold.
+            ChangeRefused: the key is revoked; it is an admin's, which has none of scopes, models, budget, rate limits
+                and mark; or limit and grants together are more than numbers hold.
         """
         given: dict[str, Any] = patch.given
 
@@ -225,7 +226,7 @@ def _shown(value: object) -> object:
             return value.model_dump(mode="json", include={"limit", "refill"})
         case tuple():
             return [part.model_dump() if isinstance(part, RateLimit) else part for part in value]
-        case dict():
+        case dict() | float():
             return value
         case _:
             return None if value is None else str(value)

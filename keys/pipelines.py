@@ -2,9 +2,14 @@
 
 Knows Redis; knows no script and no key. A server's requests come in bursts, and what a round trip costs the client
 library is several times what one more command in it costs. A command on its own waits for nobody.
+
+While the store is away, one round trip at a time finds out whether it is back, and what comes meanwhile is refused at
+once: whoever can do without the store must not wait for it.
 """
 
 import asyncio
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +17,17 @@ import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from keys.connection import unavailable
+from keys.connection import reason, unavailable
 from keys.errors import StoreUnavailable
 
 CONNECTIONS = 4  # what is given while all of them wait for replies goes together on the first that is free
 REPLICATED_WITHIN_MS = 500
+ANSWERED_WITHIN_S, FOUND_WITHIN_S = 3.0, 1.0  # as long as all is well; by who finds out whether the store is back
+LOOKED_FOR_EVERY_S = 0.1
+NOTED_EVERY_S = 10.0
 Argument = str | int | float
+
+log = logging.getLogger("sdb.store")
 
 
 class _Sent(NamedTuple):
@@ -38,6 +48,9 @@ class Pipelines:
         self._free: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._called, self._at_work = False, 0
+        self._away: Exception | None = None
+        self._look_at = 0.0  # when the store is looked for, of the event loop's time
+        self._note_at = 0.0
 
     def send(self, key: str, *command: Argument) -> "asyncio.Future[Any]":
         """The reply to a command about `key`; whoever does not wait for it harms no other.
@@ -49,6 +62,9 @@ class Pipelines:
         """
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
+        if self._away is not None and loop.time() < self._look_at:
+            reply.set_exception(unavailable(self._away))
+            return reply
         self._waiting.append(
             _Sent(key, _packed(*command), reply)
         )  # here, so that what cannot be packed harms nobody else
@@ -62,14 +78,22 @@ class Pipelines:
     async def _work(self) -> None:
         """Send what waits, and what has come meanwhile, until nothing waits."""
         self._called = False
+        if self._away is not None:
+            self._look_at = math.inf  # by this round trip, and by no other before it knows
         connection, sent = None, list[_Sent]()
         try:
             while self._waiting:
                 sent, self._waiting = self._waiting, []
                 try:
-                    connection = connection or await self._connection()
-                    _deliver(sent, *await self._exchange(connection, sent))
+                    async with asyncio.timeout(ANSWERED_WITHIN_S if self._away is None else FOUND_WITHIN_S):
+                        connection = connection or await self._connection()
+                        refusal = _deliver(sent, *await self._exchange(connection, sent))
+                    self._find()
+                    self._note(refusal)
                 except (RedisError, OSError, TimeoutError) as error:
+                    if connection is not None:
+                        await connection.disconnect(nowait=True)  # a reply may be on its way yet
+                    self._lose(error)
                     _fail(sent, error)
         finally:
             self._at_work -= 1
@@ -77,6 +101,26 @@ class Pipelines:
                 self._free.append(connection)
             for one in sent:
                 one.reply.cancel()  # if the loop ends in the midst; else they are done
+
+    def _lose(self, error: Exception) -> None:
+        """The store is away: what waits for it is refused."""
+        if self._away is None:
+            log.warning("the key store does not answer (%s): what needs it is refused", reason(error))
+        waiting, self._waiting = self._waiting, []
+        self._away, self._look_at = error, asyncio.get_running_loop().time() + LOOKED_FOR_EVERY_S
+        _fail(waiting, error)
+
+    def _find(self) -> None:
+        if self._away is not None:
+            log.info("the key store answers again")
+        self._away = None
+
+    def _note(self, refusal: ResponseError | None) -> None:
+        """A store that is full, read-only or wants a password answers, and no: once in a while the log says so."""
+        now = asyncio.get_running_loop().time()
+        if refusal is not None and now >= self._note_at:
+            self._note_at = now + NOTED_EVERY_S
+            log.warning("the key store refuses what it is told (%s): %s", type(refusal).__name__, str(refusal)[:80])
 
     async def _connection(self) -> Any:  # noqa: ANN401 - redis-py has a class for each kind of address
         return self._free.pop() if self._free else await self._pool.get_connection()  # type: ignore[no-untyped-call]
@@ -115,8 +159,12 @@ async def _reply(connection: Any) -> Any:  # noqa: ANN401
         return refusal
 
 
-def _deliver(sent: Sequence[_Sent], replies: Sequence[Any], wrong: str) -> None:
+def _deliver(sent: Sequence[_Sent], replies: Sequence[Any], wrong: str) -> ResponseError | None:
+    """Give everybody their reply; what the store refused to one of them, if it did."""
+    refusal = None
     for one, reply in zip(sent, replies, strict=False):
+        if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
+            refusal = reply
         if one.reply.done():  # nobody waits for it any more
             continue
         if wrong:
@@ -125,6 +173,7 @@ def _deliver(sent: Sequence[_Sent], replies: Sequence[Any], wrong: str) -> None:
             one.reply.set_exception(reply if isinstance(reply, NoScriptError) else unavailable(reply))
         else:
             one.reply.set_result(reply)
+    return refusal
 
 
 def _fail(sent: Sequence[_Sent], error: Exception) -> None:

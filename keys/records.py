@@ -19,6 +19,7 @@ ANY_MODEL = "*"
 MAX_BUDGET = 2**53 - 1  # what JSON and Lua numbers hold exactly
 MAX_RATE_LIMITS = 10
 BUDGET = "budget"
+DEFAULT_MARK = 0.5  # strength of the mark on a key's answers (docs/tracing.md has what it costs and gives)
 
 
 class _Frozen(BaseModel):
@@ -70,6 +71,10 @@ ModelNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(m
 Expiry = Annotated[AwareDatetime | None, AfterValidator(_whole_seconds)]
 RateLimits = Annotated[tuple[RateLimit, ...], Field(max_length=MAX_RATE_LIMITS), AfterValidator(_named_once)]
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=500)]], Field(max_length=50)]
+MarkStrength = Annotated[
+    float,
+    Field(ge=0, le=1, allow_inf_nan=False, description="of the mark by which leaked soft labels are traced; 0: off"),
+]
 
 
 class KeyGrant(_Frozen):
@@ -82,6 +87,7 @@ class KeyGrant(_Frozen):
     budget: BudgetGrant = BudgetGrant()
     rate_limits: RateLimits = ()
     metadata: Metadata = {}
+    mark: MarkStrength = DEFAULT_MARK
     image_key: ImageKeyGrant | None = None
 
     @model_validator(mode="after")
@@ -101,6 +107,7 @@ class KeyPatch(_Frozen):
     budget: BudgetGrant = BudgetGrant()
     rate_limits: RateLimits = ()
     metadata: Metadata = {}
+    mark: MarkStrength = DEFAULT_MARK
 
     @property
     def given(self) -> dict[str, Any]:
@@ -133,6 +140,7 @@ class KeyRecord(_Frozen):
     budget: Budget
     rate_limits: tuple[RateLimit, ...] = ()
     metadata: dict[str, str]
+    mark: float = DEFAULT_MARK
     epoch: Annotated[int, Field(exclude=True)]
     revision: Annotated[int, Field(exclude=True)] = 0
     """Counts the changes by admins: an answer to an older one is out of date."""

@@ -1,4 +1,4 @@
-"""After a rotation of the master key: every sealed image secret is sealed again under the newest one.
+"""After a rotation of the master key: every sealed secret of the store is sealed again under the newest one.
 
 Knows the store and the vault; the secrets of models are files of the state folder, and not its business.
 """
@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from keys.errors import ConfigurationError
+from keys.generations import boxed_secret, numbered
+from keys.generations import context as tracing_context
 from keys.image_service import context
 from keys.image_store import Entry, ImageKeyStore
 from keys.material import Vault, from_text, to_text
 from keys.records import KeyRecord
-from keys.store import KeyStore
+from keys.store import TRACING, KeyStore
 
 PAGE = 100
 
@@ -52,10 +54,21 @@ async def rewrap(store: KeyStore, vault: Vault) -> tuple[Tally, list[str]]:
     async for page in _pages(store):
         waiting += [key.id for key in page if key.state != "revoked" and key.master != vault.newest]
         async for key_id, kid, entry in _in_use(store.image_keys, [key.id for key in page]):
-            new = tally.reseal(vault, _sealed(entry), context(key_id, kid, entry.scheme))
+            new = tally.reseal(vault, _bytes(entry.secret or ""), context(key_id, kid, entry.scheme))
             if new is not None:  # False: retired meanwhile, or sealed again by somebody else
                 tally.resealed += await store.image_keys.reseal(key_id, kid, entry.secret or "", to_text(new))
     return tally, waiting
+
+
+async def rewrap_tracing(store: KeyStore, vault: Vault) -> Tally:
+    """The same for every tracing secret; one that does not open marks nothing any more, and traces nothing."""
+    tally = Tally()
+    for number, text in numbered((await store.snapshot(TRACING, "")).fields).items():
+        old = boxed_secret(text)
+        new = tally.reseal(vault, _bytes(old), tracing_context(number))
+        if new is not None:
+            tally.resealed += await store.reseal_tracing(number, old, to_text(new))
+    return tally
 
 
 async def _in_use(store: ImageKeyStore, key_ids: list[str]) -> AsyncIterator[tuple[str, str, Entry]]:
@@ -66,9 +79,9 @@ async def _in_use(store: ImageKeyStore, key_ids: list[str]) -> AsyncIterator[tup
                 yield key_id, kid, entry
 
 
-def _sealed(entry: Entry) -> bytes:
+def _bytes(text: str) -> bytes:
     try:
-        return from_text(entry.secret or "")
+        return from_text(text)
     except ConfigurationError:
         return b""  # opens as little as any other damage
 

@@ -1,13 +1,14 @@
 """Keys as requests meet them: authenticate who asks, admit what is asked, settle or release what was charged.
 
 Knows the rules; the store, the cryptography and the clock are passed in. What becomes of a key is in keys/lifecycle.py,
-finding keys in keys/directory.py, image keys are in keys/image_service.py, tokens in keys/token_service.py, and console
-sessions in keys/sessions.py.
+finding keys in keys/directory.py, image keys are in keys/image_service.py, tokens in keys/token_service.py, console
+sessions in keys/sessions.py, and what marks are made of in keys/tracing.py.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from keys.audit import AuditLog
@@ -20,12 +21,14 @@ from keys.lifecycle import KeyLifecycle
 from keys.material import Vault, check_checksum
 from keys.recall import Recall
 from keys.records import Act, Admission, Caller, KeyRecord, Origin, Proof, RateLimit, Standing
-from keys.rewrap import Tally, rewrap
+from keys.rewrap import Tally, rewrap, rewrap_tracing
 from keys.sessions import SessionService
 from keys.store import Change, KeyStore
 from keys.token_service import TokenService
 from keys.tokens import Claims, TokenMint
+from keys.tracing import TracingService
 
+log = logging.getLogger("sdb.store")
 PREFIX = "sdb_"
 NOBODY = Origin()
 
@@ -41,6 +44,7 @@ class KeyService:
         self.directory = KeyDirectory(store)
         self.tokens = TokenService(store, self._changes, mint, clock)
         self.sessions = SessionService(store, vault, self._changes, clock)
+        self.tracing = TracingService(store, vault, self._changes, clock)
         self.audit = AuditLog(store, vault)
         self._notes: set[asyncio.Task[None]] = set()
 
@@ -143,6 +147,10 @@ class KeyService:
             if await self._store.budgets.refused(key_id, model, code, images):
                 await self._log_refusal(key_id, model, code, origin)
 
+    async def alarmed(self, name: str, act: Act, detail: Mapping[str, object]) -> None:
+        """Log that a caller, the id of a key or a network of addresses, is suspected, and of what."""
+        await self._changes.make("watch.alarm", name, act, lambda _: Change([], detail))
+
     async def _log_refusal(self, key_id: str, model: str, code: str, origin: Origin) -> None:
         act = Act(key_id, origin.request_id, origin.address)
         with contextlib.suppress(StoreUnavailable):
@@ -165,8 +173,18 @@ class KeyService:
         """Seal every image secret under the newest master key; see keys/rewrap.py."""
         return await rewrap(self._store, self._vault)
 
+    async def rewrap_tracing(self) -> Tally:
+        """Seal every tracing secret under the newest master key."""
+        return await rewrap_tracing(self._store, self._vault)
+
     async def ready(self) -> None:
-        """Return when the store answers."""
+        """Return when the store answers and has ever had a key; raises StoreUnavailable."""
+        if not await self._store.in_use():
+            log.error("the key store is empty: restore it, or restart this server to begin anew")
+            raise StoreUnavailable("the key store is empty")
+
+    async def reachable(self) -> None:
+        """Return when the store answers, whatever is in it."""
         await self._store.ping()
 
     async def has_admin(self) -> bool:

@@ -5,13 +5,16 @@ Knows the layout; knows no secret (digests come in) and no caller's rights. Per 
 * `sdb:{ID}` hash: `record` (JSON: what no script reads), `state`, `revision`, `epoch`, `expires_at`, `limit`, `refill`,
   `resets_at`, `used`, `granted`, `period`, `rates`, `last_used`, `master`, `digest:HMAC` → empty, or until when (ms),
   `rate:NAME` (a window), `held:HOLD` (answers charged and not yet given: until when (ms), period, of the limit, of the
-  grants), `due` (ms): no hold lapses before
+  grants), `due` (ms): no hold lapses before, `marked:MODEL:GENERATION` → since when answers bear that mark (ms)
 * `sdb:{ID}:settled` sorted set: holds that were made final just now, by when that may be forgotten (ms)
 * `sdb:{ID}:ledger` list: every change of the budget, `sdb:{ID}:usage:DAY` hash: what was answered
 * `sdb:{ID}:image-keys` (keys/image_store.py), `sdb:{ID}:seen:KID:IV`: a sealed image was opened; expires
 * `sdb:{ID}:request:NAME`, `sdb:{ID}:buried:TOKEN`, `sdb:{ID}:refused:CODE`: expire
 
-and, for finding them: `sdb:digest:HMAC` → ID, `sdb:keys` (in order of creation), `sdb:admins` (set), `sdb:layout`.
+`sdb:{tracing}` hash: `revision`, GENERATION → a secret that marks are derived from (keys/generations.py). It is named
+like a key, so that a change of it is made and logged as one of a key is; it is none.
+
+And, for finding keys: `sdb:digest:HMAC` → ID, `sdb:keys` (in order of creation), `sdb:admins` (set), `sdb:layout`.
 The audit log is `sdb:audit` (stream) and `sdb:audit:head`; `sdb:change:NAME` is what a change of that name gave.
 """
 
@@ -33,8 +36,10 @@ from keys.scripting import Scripts
 from keys.session_store import SessionStore
 
 LAYOUT = "3"
+TRACING = "tracing"  # in the place of a key's id
 AUDIT, HEAD = "sdb:audit", "sdb:audit:head"
-RECORD = {"id", "kind", "name", "scopes", "models", "created_at", "metadata"}
+RECORD = {"id", "kind", "name", "scopes", "models", "created_at", "metadata", "mark"}
+RECORD_FIELD = "record"
 ENTRY_NAME = re.compile(r"\d{1,15}-\d{1,15}", re.ASCII)
 FIRST_ENTRY = "0-0"
 Command = list[str]
@@ -60,7 +65,7 @@ class Snapshot:
     @property
     def record(self) -> KeyRecord:
         """The key; raises UnknownKey."""
-        if not self.fields:
+        if RECORD_FIELD not in self.fields:
             raise UnknownKey("no key has this id")
         return record_of(self.fields)
 
@@ -99,6 +104,11 @@ class KeyStore:
         async with available():
             await self._redis.ping()
 
+    async def in_use(self) -> bool:
+        """Whether it has ever had a key: one that was lost is nothing to work with."""
+        async with available():
+            return bool(await self._redis.exists("sdb:layout"))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
@@ -133,7 +143,7 @@ class KeyStore:
             UnknownKey: there is none.
         """
         ((_, fields),) = await self._read([key_id])
-        if not fields:
+        if RECORD_FIELD not in fields:
             raise UnknownKey(f"no key has the id {key_id!r}")
         return record_of(fields)
 
@@ -201,6 +211,11 @@ class KeyStore:
         if verdict == "moved":
             return None
         return str(recorded[0]) if recorded else logged.result
+
+    async def reseal_tracing(self, number: int, old: str, new: str) -> bool:
+        """Put `new` in the place of the sealed tracing secret `old`; False if it is no longer there."""
+        name = hash_of(TRACING)
+        return bool(await self._scripts.run_durably("reseal", [name, name], [str(number), old, new]))
 
     async def heard(self, key_id: str) -> None:
         """Return when the replicas have what was changed of a key so far."""
@@ -295,7 +310,7 @@ def fields_of(record: KeyRecord) -> dict[str, str]:
     """The fields of a key's hash that say what it is; what it has used, and until when, is not among them."""
     budget = record.budget
     return {
-        "record": record.model_dump_json(include=RECORD),
+        RECORD_FIELD: record.model_dump_json(include=RECORD),
         "state": record.state,
         "revision": str(record.revision),
         "epoch": str(record.epoch),
@@ -314,7 +329,7 @@ def record_of(fields: Mapping[str, str]) -> KeyRecord:
     remaining = None if limit is None else max(0, limit - int(fields["used"])) + granted
     return KeyRecord.model_validate(
         {
-            **json.loads(fields["record"]),
+            **json.loads(fields[RECORD_FIELD]),
             "state": fields["state"],
             "revision": int(fields["revision"]),
             "epoch": int(fields["epoch"]),

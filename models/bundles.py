@@ -1,11 +1,12 @@
 """A model bundle on disk: `bundle.json` states everything, `weights.safetensors` holds the tensors; never a pickle.
 
-Knows files, their hashes and how a manifest becomes a box; does not know how to train or to serve one.
+`bundle.sig` may say who vouches for it. Knows files, their hashes and how a manifest becomes a box; does not know how
+to train or to serve one.
 """
 
 import hashlib
-import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -22,9 +23,10 @@ from models.guard import SafeDistillationBox
 from models.key_stream import fingerprint, release_secret
 from models.lock import PixelLock, lock_transform
 from models.release import Release
+from models.signatures import public_key, signed, signer_of
 from models.views import MAX_PASSES
 
-MANIFEST, WEIGHTS = "bundle.json", "weights.safetensors"
+MANIFEST, WEIGHTS, SIGNATURES = "bundle.json", "weights.safetensors", "bundle.sig"
 BACKBONE = "network.backbone."  # where the bare classifier is among the tensors of a bundle
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -34,7 +36,7 @@ class BundleError(ValueError):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Frozen):
@@ -208,16 +210,52 @@ def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manife
     return manifest
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """The manifest alone.
+def load_manifest(folder: Path, signers: Collection[str] = ()) -> Manifest:
+    """The manifest alone, signed by one of the `signers` (public keys in base64url) if there are any.
 
     Raises:
-        BundleError: there is none, or it is not valid.
+        BundleError: there is none, it is not valid, or none of the signers has signed it.
     """
     try:
-        return Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
-    except (OSError, json.JSONDecodeError, ValidationError) as error:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = parse_manifest(content)
+    except (OSError, BundleError) as error:
         raise BundleError(f"{folder / MANIFEST}: {error}") from error
+    if signers and signer_of(content, _signatures(folder), signers) is None:
+        raise BundleError(f"{folder / MANIFEST} is signed by none of the signers that SDB_BUNDLE_SIGNERS names")
+    return manifest
+
+
+def _signatures(folder: Path) -> str:
+    path = folder / SIGNATURES
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def sign(folder: Path, seed: bytes) -> str:
+    """Sign an intact bundle with the private key of `seed` (32 bytes) beside whoever has; the public key.
+
+    Raises:
+        BundleError: the bundle is damaged, or its folder cannot be written to.
+    """
+    load(folder)
+    try:
+        signatures = signed((folder / MANIFEST).read_bytes(), seed, _signatures(folder))
+        write_atomically(folder / SIGNATURES, signatures.encode())
+    except OSError as error:
+        raise BundleError(f"{folder / SIGNATURES} cannot be written: {error.strerror}") from None
+    return public_key(seed)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """The manifest that the bytes of a `bundle.json` are.
+
+    Raises:
+        BundleError: they are not JSON, or not a manifest.
+    """
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BundleError(str(error)) from error
 
 
 def load(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from models.engines.choice import Chooser, Wanted
 from models.engines.engine import Answering, Logits, Rights
 from models.engines.graphs import LANES
 from models.guard import SafeDistillationBox
+from models.watch import Certainty
 
 EAGER = Wanted()
 
@@ -72,7 +73,7 @@ class Predictor:
             raise bundles.BundleError(f"the weights in {folder} do not fit {self.manifest.architecture}")
         self.device = device
         self._box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self.choice = Chooser(Answering(self._box), self.manifest, device, wanted).choose()
+        self.choice = Chooser(Answering(self._box, watched=wanted.watched), self.manifest, device, wanted).choose()
         self.at_once = LANES if device.type == "cuda" else wanted.cores.workers
 
     @property
@@ -93,4 +94,15 @@ class Predictor:
         Raises:
             torch.OutOfMemoryError: the device has no room for a single row.
         """
-        return self.choice.engine(images, keyed, np.zeros_like(keyed) if unlocked is None else unlocked)
+        return self.watched(images, keyed, unlocked)[0]
+
+    def watched(self, images: Pixels, keyed: Rights, unlocked: Rights | None = None) -> tuple[Logits, Certainty | None]:
+        """The same, and if `wanted` says so, how sure the network was of each row before the release stage: [B].
+
+        For who watches what is asked (models/watch.py): the second may not leave.
+        """
+        answer = self.choice.engine(images, keyed, np.zeros_like(keyed) if unlocked is None else unlocked)
+        classes = len(self.manifest.classes)
+        if answer.shape[1] == classes:
+            return answer, None
+        return np.ascontiguousarray(answer[:, :classes]), answer[:, classes]

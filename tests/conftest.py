@@ -169,6 +169,7 @@ def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) 
         "SDB_MODELS_DIR": str(models_dir),
         "SDB_PORT": str(port),
         "SDB_ENGINE": "eager",  # nothing to find out at each start
+        "SDB_DRAIN_DELAY_S": "0",  # no balancer is to notice its end
         **settings,
     }
     log = state_dir.with_suffix(".log")

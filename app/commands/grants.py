@@ -42,6 +42,7 @@ def key_fields(
     expires_at: str | None,
     rate_limits: Sequence[str] | None,
     metadata: Sequence[str] | None,
+    mark: float | None,
 ) -> Fields:
     """The fields of a grant or a patch that were typed.
 
@@ -54,6 +55,7 @@ def key_fields(
         "models": models,
         "rate_limits": _each(_rate_limit, rate_limits),
         "metadata": None if metadata is None else dict(_each(_entry, metadata) or ()),
+        "mark": mark,
     }
     typed = {field: value for field, value in fields.items() if value is not None}
     return typed if expires_at is None else {**typed, "expires_at": _expiry(expires_at)}

@@ -1,6 +1,5 @@
-"""`sdb keys image-keys` and its kin: what opens a client's encrypted images, and sealing it all anew."""
+"""`sdb keys image-keys` and its kin: what opens a client's encrypted images."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -9,9 +8,6 @@ from app.commands import grants
 from app.commands.output import report
 from app.commands.service import ACT, run
 from app.key_schemas import NewImageKey
-from app.settings import Settings
-from app.state import State
-from keys.errors import ConfigurationError
 from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, ImageKeyGrant
 
 commands = typer.Typer()
@@ -45,18 +41,3 @@ def retire_image_key(key_id: str, kid: str, overlap_s: OverlapS = 0, as_json: Js
     """Let an image key end."""
     retired = run(lambda keys: keys.image_keys.retire(key_id, kid, overlap_s, ACT))
     report(retired.model_dump(mode="json"), as_json)
-
-
-@commands.command()
-def rewrap(as_json: Json = False) -> None:
-    """Seal every stored secret under the newest master key, after SDB_MASTER_KEY was given a new first one.
-
-    May be stopped and run again. The old master key may be dropped when every server and every `sdb` has run with the
-    new one first, a rewrap after that finds nothing `unreadable`, and no key that is still needed is `waiting`: a
-    waiting API key was not presented since the rotation, and is lost with the old master key.
-    """
-    models = State(Settings.from_environment()).rewrap()
-    image_secrets, waiting = run(lambda keys: keys.rewrap())
-    report({"model_secrets": asdict(models), "image_keys": asdict(image_secrets), "waiting": waiting}, as_json)
-    if models.unreadable or image_secrets.unreadable:
-        raise ConfigurationError("some secrets do not open with SDB_MASTER_KEY; keep the master key that sealed them")

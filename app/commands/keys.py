@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import grants, image_keys
+from app.commands import grants, image_keys, sealed_secrets
 from app.commands.output import report
 from app.commands.service import ACT, run
 from app.commands.tables import card, ledger_line, line, usage_lines
@@ -27,6 +27,9 @@ RateLimits = Annotated[
     list[str] | None, typer.Option("--rate-limit", help="NAME:IMAGES/WINDOW like burst:60/1m; repeat for more; or none")
 ]
 Metadata = Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more; or none")]
+Mark = Annotated[
+    float | None, typer.Option(min=0, max=1, help="strength of the mark by which a leak is traced; 0 is off")
+]
 
 
 @commands.command()
@@ -39,6 +42,7 @@ def create(  # noqa: PLR0917 - typer reads options from parameters
     rate_limit: RateLimits = None,
     expires_at: ExpiresAt = None,
     metadata: Metadata = None,
+    mark: Mark = None,
     image_key: Annotated[str | None, typer.Option(help=f"with an image key: {image_keys.SCHEME}")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="an admin key: for /admin, not for predictions")] = False,
     as_json: Json = False,
@@ -51,6 +55,7 @@ def create(  # noqa: PLR0917 - typer reads options from parameters
         expires_at=expires_at,
         rate_limits=rate_limit,
         metadata=metadata,
+        mark=mark,
     )
     fields["budget"] = {"limit": None if budget is None else grants.answers(budget), "refill": refill or "none"}
     fields |= {"image_key": grants.image_key(image_key)} if image_key else {}
@@ -92,6 +97,7 @@ def update(  # noqa: PLR0917 - typer reads options from parameters
     rate_limit: RateLimits = None,
     expires_at: ExpiresAt = None,
     metadata: Metadata = None,
+    mark: Mark = None,
     as_json: Json = False,
 ) -> None:
     """Change what a key may do, from its next request on; what is not named stays. A list is given anew as a whole."""
@@ -102,6 +108,7 @@ def update(  # noqa: PLR0917 - typer reads options from parameters
         expires_at=expires_at,
         rate_limits=rate_limit,
         metadata=metadata,
+        mark=mark,
     )
 
     async def changed(keys: KeyService) -> KeyRecord:
@@ -201,3 +208,4 @@ def _report_one(key: Key, as_json: bool) -> None:
 
 
 commands.add_typer(image_keys.commands)
+commands.add_typer(sealed_secrets.commands)

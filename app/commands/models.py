@@ -1,5 +1,6 @@
-"""`sdb models`: the bundles that a server here would load, whether they are intact, and the key of a locked one."""
+"""`sdb models`: what a server here would load, whether it is intact, who vouches for it, and the key of a lock."""
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +11,16 @@ from app.errors import UnknownModel
 from app.settings import Settings
 from app.state import State
 from keys.errors import ConfigurationError
-from keys.material import to_text, write_private
+from keys.material import SECRET_BYTES, load_or_create, parse_secret, to_text, write_private
 from models import bundles
 from models.bundles import BundleError, Manifest
 from models.key_stream import lock_secret
 from models.lock import KID
 from models.predictor import Predictor, choose_device
 
-commands = typer.Typer(no_args_is_help=True, help="List, show and verify models; hand out the key of a locked one.")
+commands = typer.Typer(
+    no_args_is_help=True, help="List, show, verify and sign models; hand out the key of a locked one."
+)
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Model = Annotated[str, typer.Argument(help="name of a model in SDB_MODELS_DIR")]
 SUMMARY = ("top1_keyed", "top1_unkeyed", "top1_right_key", "top1_no_key")  # of the metrics, in a terminal's one line
@@ -49,6 +52,28 @@ def verify(
     report(rows, as_json)
     if any(row["result"] != "ok" for row in rows):
         raise typer.Exit(1)
+
+
+@commands.command()
+def sign(
+    model: Model,
+    key: Annotated[Path, typer.Option(help="file of the private key, made when missing, mode 0600", dir_okay=False)],
+    as_json: Json = False,
+) -> None:
+    """Sign an intact model, and say which public key servers are to trust: SDB_BUNDLE_SIGNERS.
+
+    A model may have several signers; the private key belongs on the machine where models are made, not on a server.
+    """
+    folder, manifest = _find(Settings.from_environment(), model)
+    signer = bundles.sign(folder, _signing_key(key))
+    report({"model": manifest.name, "version": manifest.version, "signer": signer, "private_key": str(key)}, as_json)
+
+
+def _signing_key(path: Path) -> bytes:
+    try:
+        return parse_secret(load_or_create(path, lambda: to_text(secrets.token_bytes(SECRET_BYTES))), str(path))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be used: {error.strerror}") from None
 
 
 @commands.command("unlock-key")
@@ -111,10 +136,11 @@ def _line(manifest: Manifest) -> dict[str, object]:
 def _verified(settings: Settings, folder: Path) -> dict[str, str]:
     row = {"model": folder.name, "result": "fail"}
     try:
-        manifest = bundles.load_manifest(folder)
+        manifest = bundles.load_manifest(folder, settings.bundle_signers)
         secret, public = State(settings).model_secret(manifest.name, folder)
         Predictor(folder, secret, choose_device("cpu"))
     except (BundleError, ConfigurationError) as error:
         return {**row, "detail": str(error)}
-    detail = "files intact, opens with its secret" + (", DEMO: its secret is public" if public else "")
+    trusted = ", signed by one who is trusted" if settings.bundle_signers else ""
+    detail = f"files intact, opens with its secret{trusted}" + (", DEMO: its secret is public" if public else "")
     return {**row, "result": "ok", "detail": detail}

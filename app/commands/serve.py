@@ -4,16 +4,17 @@ What needs torch is imported where it runs: the parent of several processes wait
 """
 
 import asyncio
+import resource
 import signal
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import SecretStr
 
 from app import observability
+from app.listening import listening
 from app.settings import Settings
 from app.state import State, make_first_admin, open_keys, open_store
 from app.workers import STOP, Workers
@@ -27,12 +28,14 @@ def command(
     host: Annotated[str | None, typer.Option(help="listen address; SDB_HOST")] = None,
     port: Annotated[int | None, typer.Option(help="port; SDB_PORT")] = None,
     workers: Annotated[int | None, typer.Option(help="server processes on this port; SDB_WORKERS")] = None,
+    fd: Annotated[int | None, typer.Option(help="descriptor of a listening socket, for instance systemd's 3")] = None,
 ) -> None:
     """Start the server; everything else is decided by SDB_ variables (docs/operation.md)."""
-    options = {"host": host, "port": port, "workers": workers}
+    options = {"host": host, "port": port, "workers": workers, "fd": fd}
     given = {name: str(value) for name, value in options.items() if value is not None}
     settings = Settings.from_environment(given=given)
     observability.configure(settings.log_format)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # of a crash, no file is left that holds every secret
     if settings.workers == 1:
         from app.server import run  # noqa: PLC0415
 
@@ -50,8 +53,7 @@ def _supervise(settings: Settings) -> None:
         cores = max(1, (settings.cores or available()) // settings.workers)
         shared = settings.model_copy(update={"redis_url": SecretStr(url), "cores": cores})
         asyncio.run(_first_admin(shared))
-        config = uvicorn.Config("", host=settings.host, port=settings.port, log_config=None)
-        listener = stack.enter_context(config.bind_socket())
+        listener = stack.enter_context(listening(settings))
         Workers(shared, listener).serve()
 
 

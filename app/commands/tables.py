@@ -44,6 +44,7 @@ def card(key: Key, now: datetime) -> Row:
         "models": ", ".join(key.models) if key.kind == "client" else None,
         "refill": _refill(key.budget, now) if key.kind == "client" else None,
         "rate limits": ", ".join(map(_rate_limit, key.rate_limits)) or None,
+        "mark": mark(key.mark) if "distill" in key.scopes else None,
         "metadata": ", ".join(f"{name}={value}" for name, value in key.metadata.items()) or None,
         "image key": None if key.image_key is None else _image_key(key.image_key),
     }
@@ -140,6 +141,11 @@ def _refill(budget: Budget, now: datetime) -> str:
 def _rate_limit(rate: RateLimit) -> str:
     unit, length = next((unit, length) for unit, length in (*EXACT_SPANS, SECOND) if rate.window_s % length == 0)
     return f"{rate.name}: {rate.limit} per {_counted(rate.window_s // length, unit)}"
+
+
+def mark(strength: float) -> str:
+    """The strength of a key's mark."""
+    return f"{strength:g}" if strength else "off"
 
 
 def _image_key(image_key: ImageKey) -> str:

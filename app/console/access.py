@@ -17,6 +17,7 @@ from app.console.errors import ForgedForm, SessionOver
 from app.dependencies import OriginDep, ServicesDep, right
 from app.forms import form as read_form
 from app.forms import text_field
+from app.journal import current
 from app.pipeline import Services
 from keys.errors import MissingScope
 from keys.records import Act, KeyKind, Origin
@@ -30,6 +31,7 @@ async def _visit(request: Request, services: ServicesDep) -> Session:
     session = await services.keys.sessions.find(cookies.read(request, cookies.SESSION))
     if session is None:
         raise SessionOver
+    current().key_id = session.key.id
     return session
 
 

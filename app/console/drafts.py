@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from app.console.access import Form
 from app.errors import InvalidRequest
 from keys.image_keys import ImageKeyGrant
-from keys.records import ANY_MODEL, KeyGrant, KeyPatch, KeyRecord, RateLimit
+from keys.records import ANY_MODEL, DEFAULT_MARK, KeyGrant, KeyPatch, KeyRecord, RateLimit
 
 RATE = re.compile(r"(?P<name>[^\s:]+)\s*:?\s+(?P<limit>[\d,]+)\s+(?:in|per)?\s*(?P<window_s>\d+)\s*s?", re.ASCII)
 IMAGE_KEYS = (
@@ -22,6 +22,7 @@ IMAGE_KEYS = (
     *(f"pixel:{transform}:{block}" for transform in ("shf", "np", "ffx") for block in (2, 4, 8, 16)),
 )
 LONGEST_LINE = 100
+STRENGTH = re.compile(r"\d{1,3}(\.\d{0,6})?|\.\d{1,6}", re.ASCII)
 Document = dict[str, Any]
 Model = TypeVar("Model", KeyGrant, KeyPatch, ImageKeyGrant)
 
@@ -46,6 +47,7 @@ class Draft:
     refill: str = "none"
     rate_limits: str = ""
     metadata: str = ""
+    mark: str = f"{DEFAULT_MARK:g}"
     image_key: str = ""
 
     @classmethod
@@ -60,6 +62,7 @@ class Draft:
             refill=record.budget.refill,
             rate_limits="\n".join(_rate_text(rate) for rate in record.rate_limits),
             metadata="\n".join(f"{name}: {value}" for name, value in record.metadata.items()),
+            mark=f"{record.mark:g}",
         )
 
     @classmethod
@@ -183,6 +186,12 @@ def _metadata(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def _strength(text: str) -> float:
+    if not STRENGTH.fullmatch(text):
+        raise ValueError("a number from 0 to 1, like 0.5")
+    return float(text)
+
+
 # Each field of a grant, and what it is in a draft; the form of an admin's key has three of them.
 READERS: dict[str, Callable[[Draft], object]] = {
     "name": lambda draft: draft.name,
@@ -192,6 +201,7 @@ READERS: dict[str, Callable[[Draft], object]] = {
     "budget": lambda draft: {"limit": _limit(draft.limit), "refill": draft.refill},
     "rate_limits": lambda draft: _rates(draft.rate_limits),
     "metadata": lambda draft: _metadata(draft.metadata),
+    "mark": lambda draft: _strength(draft.mark),
 }
 PARTS = {"budget": ("limit", "refill")}
 FOR_ADMINS = ("name", "expires_at", "metadata")

@@ -56,6 +56,7 @@ def _retry_after(error: Exception) -> dict[str, str]:
 
 
 def _refusal(request: Request, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    request.scope["code"] = code
     status, title = PAGE_STATUS[code]
     page = render(
         "refusal.html", None, status=status, title=title, detail=detail, request_id=request.scope["request_id"]

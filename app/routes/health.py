@@ -33,4 +33,6 @@ async def readiness(services: Services) -> dict[str, bool]:
         checks["store"] = True
     except StoreUnavailable:
         checks["store"] = False
+    if services.stopping.is_set():
+        checks["running"] = False
     return checks

@@ -1,4 +1,4 @@
-"""From a key to a better student. Needs SDB_API_KEY, SDB_BASE_URL, and images in train/CLASS and test/CLASS."""
+"""From a key to a better student. Needs SDB_API_KEY, SDB_BASE_URL, and images/train/CLASS and images/test/CLASS."""
 
 from sdb_client import Client, SoftLabels, distill
 from torch import nn
@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-train, test = (ImageFolder(split, pil_to_tensor) for split in ("train", "test"))
+train, test = (ImageFolder(f"images/{split}", pil_to_tensor) for split in ("train", "test"))
 with Client() as client:
     labels = SoftLabels(train, client, model="cifar10", cache="soft-labels")
     print(labels.estimate())

@@ -102,6 +102,10 @@ class PreconditionFailed(APIError):
     """What was to be changed has been changed by somebody else since it was read."""
 
 
+class RequestTimeout(APIError):
+    """The request reached the server too slowly; it was not answered, and may be sent again."""
+
+
 class BodyTooLarge(APIError):
     """More bytes than the server takes in one request: send fewer images."""
 
@@ -154,6 +158,7 @@ BY_CODE: dict[str, type[APIError]] = {
     "unknown-model": UnknownModel,
     "unknown-key": UnknownKey,
     "method-not-allowed": MethodNotAllowed,
+    "request-timeout": RequestTimeout,
     "idempotency-in-progress": IdempotencyInProgress,
     "idempotency-mismatch": IdempotencyMismatch,
     "precondition-failed": PreconditionFailed,

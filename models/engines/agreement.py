@@ -40,17 +40,20 @@ def batches(height: int, width: int) -> Iterator[tuple[Pixels, Rights, Rights]]:
         yield pictures(size, height, width, seed=size), rows % 2 == 0, rows % 4 < 2
 
 
-def check(engine: Engine, reference: Engine, height: int, width: int, tolerance: float) -> None:
+def check(
+    engine: Engine, reference: Engine, height: int, width: int, tolerance: float, *, classes: int | None = None
+) -> None:
     """Make sure that `engine` answers as `reference`, within `tolerance` of a row's largest logit (at least 1).
 
     A public row is compared where its top-1 is not a matter of rounding: where the two largest true logits lie further
-    apart than both engines together may be off. There, an equal answer includes an equal top-1.
+    apart than both engines together may be off. There, an equal answer includes an equal top-1. Columns beyond those of
+    the `classes` are no logits, and compared with them.
 
     Raises:
         Disagreement: it does not, or answers in another shape or with numbers that are not finite.
     """
     for pixels, keyed, unlocked in batches(height, width):
-        true = reference(pixels, np.ones_like(keyed), unlocked)
+        true = reference(pixels, np.ones_like(keyed), unlocked)[:, :classes]
         allowed = tolerance * np.abs(true).max(1).clip(1)
         _, second, first = np.split(np.sort(true, 1), [-2, -1], 1)
         clear = (first - second)[:, 0] > 2 * allowed

@@ -32,12 +32,16 @@ log = logging.getLogger("sdb.models")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an operator asks for; without a `memory` folder, nothing is kept between starts."""
+    """What an operator asks for; without a `memory` folder, nothing is kept between starts.
+
+    `watched`: engines say besides how sure the network was of each row.
+    """
 
     engine: EngineName = "eager"
     cores: Cores = ALONE
     most: int = 32
     memory: Path | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Chooser:
         self._answering, self._manifest, self._device, self._wanted = answering, manifest, device, wanted
         self._reference = Halving(Eager(answering, device))
         memory = wanted.memory
-        self._memory = None if memory is None else Memory.of(memory, manifest, device, wanted.cores)
+        self._memory = memory and Memory.of(memory, manifest, device, wanted.cores, watched=wanted.watched)
         self._makers: dict[str, Callable[[], Engine]] = {
             "onnxruntime": self._onnxruntime,
             "openvino": self._openvino,
@@ -111,7 +115,7 @@ class Chooser:
         tolerance = REDUCED if name == "graphs" else TOLERANCE
         try:
             engine = Halving(self._makers[name]())
-            check(engine, self._reference, spec.height, spec.width, tolerance)
+            check(engine, self._reference, spec.height, spec.width, tolerance, classes=len(self._manifest.classes))
         except Exception as error:  # whatever an exporter, a compiler or a runtime has against a network
             reason = " ".join(str(error).split())[:200]
             log.warning("model %s does not run on %s: %s: %s", self._manifest.name, name, type(error).__name__, reason)

@@ -33,11 +33,14 @@ class Engine(Protocol):
 
 
 class Answering(nn.Module):
-    """A box behind its conversion from bytes, so that an engine can run all of it as one graph."""
+    """A box behind its conversion from bytes, so that an engine can run all of it as one graph.
 
-    def __init__(self, box: SafeDistillationBox) -> None:
+    One that is `watched` has a last column besides: how sure the network was (models/watch.py), which may not leave.
+    """
+
+    def __init__(self, box: SafeDistillationBox, *, watched: bool = False) -> None:
         super().__init__()
-        self.box = box
+        self.box, self.watched = box, watched
 
     @property
     def secrets(self) -> dict[str, Tensor]:
@@ -51,9 +54,20 @@ class Answering(nn.Module):
         return pixels.permute(0, 3, 1, 2).float() / 255
 
     def forward(self, pixels: Tensor, keyed: Tensor, unlocked: Tensor | None = None) -> Tensor:
-        """Logits float32 [B, K] of pixels uint8 [B, H, W, 3]."""
-        answer: Tensor = self.box(self.images(pixels), keyed, unlocked)
-        return answer.float()
+        """Logits float32 [B, K], watched [B, K + 1], of pixels uint8 [B, H, W, 3]."""
+        images = self.images(pixels)
+        return self.released(images, self.box.with_key(images, unlocked), keyed)
+
+    def released(self, images: Tensor, logits: Tensor, keyed: Tensor) -> Tensor:
+        """The same of the keyed pass's logits [B, K]."""
+        answer = self.box.released(images, logits, keyed).float()
+        return torch.cat([answer, log_odds(logits.float())], 1) if self.watched else answer
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Of the top-1 of logits [B, K]: ln p/(1−p), [B, 1]."""
+    first, top = logits.max(1, keepdim=True)
+    return first - logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
 
 
 def as_tensor(array: Pixels | Rights) -> Tensor:

@@ -101,4 +101,4 @@ def _reduced(answering: Answering, pixels: Tensor, keyed: Tensor, unlocked: Tens
     # Without its cache: the casts of the weights belong into the recording.
     with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
         logits = answering.box.with_key(images, unlocked)
-    return answering.box.released(images, logits.float(), keyed)
+    return answering.released(images, logits.float(), keyed)

@@ -37,10 +37,12 @@ class Memory:
     timings_key: str
 
     @classmethod
-    def of(cls, folder: Path, manifest: Manifest, device: torch.device, cores: Cores) -> "Memory":
+    def of(
+        cls, folder: Path, manifest: Manifest, device: torch.device, cores: Cores, *, watched: bool = False
+    ) -> "Memory":
         """The memory of a bundle below `folder`, for one kind of device and one share of cores."""
         code = (path.read_text() for path in sorted(CODE.glob("*.py")))
-        graph = _key(manifest.model_dump_json(), *code, *map(_version, EXPORTER))
+        graph = _key(manifest.model_dump_json(), *code, *map(_version, EXPORTER), *["watched"] * watched)
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         timings = _key(graph, *map(_version, RUNTIMES), platform.machine(), kind, str(cores))
         return cls(folder / manifest.name, graph, timings)

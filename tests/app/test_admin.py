@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from keys.records import DEFAULT_MARK
 from tests.conftest import Api, bearer
 
 KEYS = "/admin/v1/keys"
@@ -24,6 +25,7 @@ FIELDS = {
     "budget",
     "rate_limits",
     "metadata",
+    "mark",
     "image_key",
 }
 
@@ -58,6 +60,7 @@ async def test_a_new_key_is_its_grant_with_a_secret_that_is_shown_once(
         "scopes": ["distill", "predict"],
         "state": "active",
         "last_used_at": None,
+        "mark": DEFAULT_MARK,
         "budget": {"limit": 7, "remaining": 7, "granted": 0, "refill": "none", "resets_at": None},
         "image_key": None,
     }
@@ -234,7 +237,7 @@ async def test_a_page_that_cannot_be_is_refused(api: Api) -> None:
 
 async def test_a_key_that_does_not_exist_is_neither_shown_nor_changed(api: Api) -> None:
     key = await api.issue()
-    for name in ("key_none", key["id"].lower(), key["id"] + "x", f"{key['id']}}}:holds", "%00", "*", "é"):
+    for name in ("key_none", key["id"].lower(), key["id"] + "x", f"{key['id']}}}:holds", "tracing", "%00", "*", "é"):
         where = f"{KEYS}/{name}"
         calls: list[tuple[str, str, object]] = [("GET", where, None), ("GET", f"{where}/usage", None)]
         calls += [("PATCH", where, {"name": "b"}), ("POST", f"{where}/top-up", {"answers": 1})]

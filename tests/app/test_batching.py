@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from app.batching import Batcher
+from app.batching import MOST_STUCK, Batcher
 from app.errors import Draining, Overloaded
 
 Numbers = Batcher[list[int], list[int]]
@@ -58,9 +58,16 @@ async def answered(batcher: Numbers, items: list[int]) -> list[int]:
 
 @asynccontextmanager
 async def running(
-    work: Work, max_batch: int = 4, wait_s: float = 0, queue_limit: int = 1000, workers: int = 1
+    work: Work,
+    max_batch: int = 4,
+    wait_s: float = 0,
+    queue_limit: int = 1000,
+    workers: int = 1,
+    *,
+    limit_s: float = 30.0,
 ) -> AsyncIterator[Numbers]:
-    batcher = Numbers(work, max_batch=max_batch, wait_s=wait_s, queue_limit=queue_limit, workers=workers)
+    limits = {"wait_s": wait_s, "limit_s": limit_s}
+    batcher = Numbers(work, max_batch=max_batch, queue_limit=queue_limit, workers=workers, **limits)
     await batcher.start()
     async with asyncio.timeout(SOON):
         yield batcher
@@ -350,3 +357,45 @@ async def test_workers_that_are_free_together_share_what_waits() -> None:
         work.may_go_on.set()
         await asyncio.gather(*tasks)
     assert sorted(len(batch) for batch in work.batches) == [4, 5]
+
+
+class Stuck:
+    """Work that hangs on the numbers of `on` until it is let go, and echoes the others."""
+
+    def __init__(self, *on: int) -> None:
+        self.on, self.let_go = on, threading.Event()
+
+    def __call__(self, parts: list[list[int]]) -> list[int]:
+        items = list(chain.from_iterable(parts))
+        if set(items) & set(self.on):
+            self.let_go.wait(SOON)
+        return items
+
+
+async def test_a_batch_that_hangs_fails_and_another_thread_goes_on() -> None:
+    work = Stuck(1)
+    async with running(work, max_batch=1, limit_s=0.05) as batcher:
+        hangs, waits = (asyncio.create_task(answered(batcher, [number])) for number in (1, 2))
+        with pytest.raises(Overloaded, match="in time"):
+            await hangs
+        assert await waits == [2]
+        assert batcher.running
+        work.let_go.set()
+        await asyncio.sleep(0.02)  # what it brings late is nobody's
+        assert await answered(batcher, [3]) == [3]
+
+
+async def test_where_every_batch_hangs_no_threads_are_started_without_end() -> None:
+    work = Stuck(*range(100))
+    async with running(work, max_batch=1, limit_s=0.02) as batcher:
+        for number in range(MOST_STUCK + 1):
+            with pytest.raises(Overloaded):
+                await answered(batcher, [number])
+        assert not batcher.running
+        threads = threading.active_count()
+        with pytest.raises(Overloaded, match="hangs"):
+            await answered(batcher, [50])
+        assert threading.active_count() == threads
+        work.let_go.set()
+        await asyncio.to_thread(wait_until, lambda: batcher.running)
+        assert await answered(batcher, [51]) == [51]

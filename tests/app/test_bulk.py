@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.hosting import Logits, Model, Rows
+from app.hosting import Model, Rows, Vectors
 from app.settings import Settings
 from tests.app.oip import images, infer, outputs, pixels
 from tests.conftest import CLASSES, Api, bearer, encode, smooth_images
@@ -36,7 +36,7 @@ async def submitted(api: Api, monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
     seen: list[Rows] = []
     submit = model.submit
 
-    async def watched(rows: Rows) -> Logits:
+    async def watched(rows: Rows) -> Vectors:
         seen.append(rows)
         return await submit(rows)
 

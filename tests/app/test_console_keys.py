@@ -20,6 +20,8 @@ SENSELESS = (
     ("scopes", "everything"),
     ("models", " "),
     ("refill", "hourly"),
+    ("mark", "strong"),
+    ("mark", "2"),
     ("image_key", "sealed"),  # without the scope decrypt
     ("image_key", "pixel:shf:5"),
 )
@@ -69,6 +71,7 @@ async def test_the_form_of_a_new_key_has_all_its_fields_and_the_page_shows_the_s
         "expires_at": "2099-12-31T12:00",
         "rate_limits": "per-minute: 600 in 60 s\r\nburst 10 1",
         "metadata": "team: vision\r\ncontract: 7/2026",
+        "mark": "0.75",
         "image_key": "pixel:shf:4",
     }
     async with admin(api) as someone:
@@ -93,6 +96,7 @@ async def test_the_form_of_a_new_key_has_all_its_fields_and_the_page_shows_the_s
     assert (budget["limit"], budget["remaining"], budget["refill"]) == (1000, 1000, "monthly")
     image_key = key["image_key"]
     assert isinstance(image_key, dict)
+    assert key["mark"] == 0.75
     assert (image_key["scheme"], image_key["transform"], image_key["block"]) == ("pixel", "shf", 4)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from app import errors
 from app.dependencies import AnyCaller, IdempotencyKey, PredictingCaller, ServicesDep
+from app.journal import Journal
 from app.middleware import Gate
 from app.routes import huggingface, infer, predict
 from app.routes.door import Door
@@ -27,7 +28,8 @@ async def plain(api: Api) -> AsyncIterator[httpx.AsyncClient]:
         assert isinstance(route, Door)
         app.add_api_route(route.path, route.endpoint, methods=["POST"], dependencies=route.dependencies)
     assert not any(isinstance(route, Door) for route in app.routes)
-    app.add_middleware(Gate, max_body_bytes=api.app.state.services.settings.max_body_bytes)
+    limit = api.app.state.services.settings.max_body_bytes
+    app.add_middleware(Gate, max_body_bytes=limit, journal=Journal())
     app.state.services = api.app.state.services
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:

@@ -287,8 +287,8 @@ async def locked(tmp_path: Path, locked_zoo: Path) -> AsyncIterator[Api]:
 async def test_unlock_and_the_models_key_give_the_same_answer_and_nothing_else_does(locked: Api) -> None:
     pixels = picture(side=32)
     transform = lock_transform(SECRET, "tiny", ("shf", "np"), 4)
-    unlocked = await locked.issue(scopes=["predict", "distill", "unlock"])
-    without = await locked.issue(scopes=["predict", "distill"])
+    unlocked = await locked.issue(scopes=["predict", "distill", "unlock"], mark=0)
+    without = await locked.issue(scopes=["predict", "distill"], mark=0)
     right = logits(await send_plain(locked, unlocked, encode(pixels)))
     sent = encode(transform.apply(pixels))
     lock = {"encryption": "lock"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.errors import Overloaded
-from app.hosting import HostedModel, Models, Rows
+from app.errors import ModelFailed, Overloaded
+from app.hosting import HostedModel, Models, Rows, Vectors
 from app.settings import Settings
 from app.state import State
 from models.data import Pixels
@@ -58,7 +58,7 @@ async def test_replicas_share_the_work_and_none_gets_more_at_once_than_it_takes(
         requests = (Rows(PIXELS[:4], keyed=False), Rows(PIXELS[4:], keyed=True))
         answers = await asyncio.gather(*(model.submit(rows) for rows in requests * 10))
     for number, answer in enumerate(answers):
-        np.testing.assert_allclose(answer, alone[4:] if number % 2 else alone[:4], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(answer.logits, alone[4:] if number % 2 else alone[:4], rtol=1e-4, atol=1e-4)
     assert sum(replica.images for replica in replicas) == 80
     assert all(replica.images and replica.most <= 2 for replica in replicas)
 
@@ -71,7 +71,29 @@ async def test_a_device_without_room_for_an_image_is_overloaded_and_goes_on(zoo:
         with pytest.raises(Overloaded):
             await model.submit(Rows(PIXELS, keyed=False))
         cramped.most = 4
-        np.testing.assert_allclose(await model.submit(Rows(PIXELS, keyed=False)), expected, rtol=1e-4, atol=1e-4)
+        answer = await model.submit(Rows(PIXELS, keyed=False))
+        np.testing.assert_allclose(answer.logits, expected, rtol=1e-4, atol=1e-4)
+
+
+class Dim(Predictor):
+    """A replica whose answer to a black image is not a number."""
+
+    def __call__(self, images: Pixels, keyed: Rights, unlocked: Rights | None = None) -> Logits:
+        logits = super().__call__(images, keyed, unlocked)
+        return np.where(images.max(axis=(1, 2, 3), keepdims=True)[:, 0, 0] > 0, logits, np.float32(np.nan))
+
+
+async def test_what_is_not_a_number_does_not_leave_and_harms_no_other_request_of_its_batch(
+    zoo: Path, settings: Settings
+) -> None:
+    async with started(HostedModel([Dim(zoo / "tiny", SECRET, CPU)], settings)) as model:
+        bad, good = await asyncio.gather(
+            *(model.submit(Rows(rows, keyed=True)) for rows in (np.zeros_like(PIXELS[:2]), PIXELS[:2])),
+            return_exceptions=True,
+        )
+    assert isinstance(bad, ModelFailed)
+    assert isinstance(good, Vectors)
+    assert np.isfinite(good.logits).all()
 
 
 def test_the_log_says_which_engine_runs(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -75,6 +75,7 @@ async def test_every_act_is_what_rest_does_and_shows_what_rest_shows(api: Api, k
         (("--name", "b", "--model", "tiny"), {"name": "b", "models": ["tiny"]}),
         (("--expires-at", "never"), {"expires_at": None}),
         (("--rate-limit", "none", "--metadata", "none"), {"rate_limits": [], "metadata": {}}),
+        (("--mark", "0.75"), {"mark": 0.75}),
         (("--budget", "9"), {"budget": {**created["budget"], "limit": 9, "remaining": 9}}),
         (
             ("--refill", "none"),
@@ -121,7 +122,7 @@ async def test_every_act_is_what_rest_does_and_shows_what_rest_shows(api: Api, k
             await api.client.get("/admin/v1/audit", params={"target": created["id"]}, headers=api.admin)
         ).json()["entries"]
     }
-    assert actors == {"cli"}
+    assert actors == {"cli", "server"}, "who notes since when its answers are marked"
 
 
 async def test_people_read_what_is_left_and_when_it_ends(api: Api, keys: Command, photo: bytes) -> None:
@@ -227,19 +228,26 @@ async def test_after_a_rewrap_the_new_master_key_alone_opens_everything(tmp_path
     secret = state.new_model_secret("tiny")
     options = ("--name", "clinic", "--scope", "decrypt", "--image-key", "sealed", "--json")
     key = (await sdb(var, zoo, "keys", "create", *options, SDB_MASTER_KEY=old)).record
+    assert (await sdb(var, zoo, "keys", "new-tracing-secret", "--json", SDB_MASTER_KEY=old)).record == {"generation": 1}
 
     too_early = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=new)
     assert too_early.status == 1
     assert "SDB_MASTER_KEY" in too_early.err
     assert too_early.record["model_secrets"]["unreadable"] == ["model-secret/tiny"]
     assert len(too_early.record["image_keys"]["unreadable"]) == 1
+    assert too_early.record["tracing_secrets"]["unreadable"] == ["tracing-secret/1"]
 
     done = {"resealed": 1, "current": 0, "unreadable": []}
     again = {"resealed": 0, "current": 1, "unreadable": []}
     for ring, tally in ((f"{new},{old}", done), (f"{new},{old}", again), (new, again)):
         rewrapped = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=ring)
         assert (rewrapped.status, rewrapped.err) == (0, "")
-        assert rewrapped.record == {"model_secrets": tally, "image_keys": tally, "waiting": [key["id"]]}
+        assert rewrapped.record == {
+            "model_secrets": tally,
+            "image_keys": tally,
+            "tracing_secrets": tally,
+            "waiting": [key["id"]],
+        }
     assert State(Settings(state_dir=var, master_key=SecretStr(new))).model_secret("tiny", tmp_path) == (secret, False)
     assert [path.name for path in (var / "model-secrets").iterdir()] == ["tiny.sealed"]
 

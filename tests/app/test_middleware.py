@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.journal import Journal
 from app.middleware import Gate
 from tests.conftest import Api, bearer
 
@@ -44,7 +45,7 @@ async def late_crasher(_: Scope, __: Receive, send: Send) -> None:
 
 
 def gated(app: ASGIApp) -> Gate:
-    return Gate(app, max_body_bytes=LIMIT)
+    return Gate(app, max_body_bytes=LIMIT, journal=Journal())
 
 
 async def answer(send: Send, body: bytes) -> None:

@@ -26,6 +26,7 @@ def a_key(**changes: object) -> Key:
         "budget": Budget(limit=None, remaining=None),
         "rate_limits": [],
         "metadata": {},
+        "mark": 0.5,
         "image_key": None,
         **changes,
     }

@@ -27,7 +27,7 @@ from sdb_client.soft_labels import (
     SoftLabelStream,
 )
 from sdb_client.soft_labels.labelled import Sample
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from models.data import load
 from tests.client.partners import Item, Partner, Passing, partner, pictures
@@ -123,6 +123,16 @@ def test_kinds_of_images_are_one_image(holder: Partner, tmp_path: Path) -> None:
     ]
     labels = soft(holder, tmp_path, kinds)  # type: ignore[arg-type]
     assert labels.estimate().cost == 0
+
+
+def test_a_data_set_of_tensors_is_read_by_whole_batches(holder: Partner, tmp_path: Path) -> None:
+    pixels = torch.from_numpy(np.stack([image for image, _ in PICTURES])).permute(0, 3, 1, 2).contiguous()
+    tensors = TensorDataset(pixels, torch.tensor([label for _, label in PICTURES]))
+    labels = fetched(holder, tmp_path, tensors)  # type: ignore[arg-type]
+    images, numbers, soft_labels = next(iter(DataLoader(labels, batch_size=40)))
+    assert torch.equal(images, pixels)
+    assert torch.equal(numbers, tensors.tensors[1])
+    assert torch.equal(soft_labels, logits(fetched(holder, tmp_path)))
 
 
 def test_normalised_images_are_refused_before_anything_is_paid(holder: Partner, tmp_path: Path) -> None:

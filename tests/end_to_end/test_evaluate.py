@@ -35,7 +35,7 @@ def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
 
 
 def issue(server: Server, limit: int, *scopes: str) -> str:
-    grant = {"name": "auditor", "scopes": ["predict", *scopes], "budget": {"limit": limit}}
+    grant = {"name": "auditor", "scopes": ["predict", *scopes], "budget": {"limit": limit}, "mark": 0}
     answer = httpx.post(f"{server.url}/admin/v1/keys", json=grant, headers=server.admin)
     return str(answer.json()["api_key"])
 

@@ -22,6 +22,7 @@ from keys.errors import (
     StoreUnavailable,
 )
 from keys.image_store import hash_of
+from keys.pipelines import LOOKED_FOR_EVERY_S
 from keys.records import MAX_BUDGET, Admission, Budget, KeyRecord, Proof, RateLimit, instant
 from keys.scripting import Scripts
 from keys.store import Change, KeyStore, burial
@@ -366,6 +367,7 @@ async def test_without_its_server_every_method_says_so_and_with_it_all_is_as_bef
             CALLS, StoreUnavailable
         )
         with serve(tmp_path):
+            await asyncio.sleep(LOOKED_FOR_EVERY_S)
             assert await remaining(store, record) == 5
             assert (await charge(store, record, 1)).budget.remaining == 4
             await store.budgets.release(held)

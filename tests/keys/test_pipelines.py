@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from keys.connection import connect
 from keys.errors import StoreUnavailable
-from keys.pipelines import CONNECTIONS, Pipelines
+from keys.pipelines import CONNECTIONS, LOOKED_FOR_EVERY_S, Pipelines
 from keys.store import KeyStore
 from tests.keys.conftest import Serve, charge, insert
 
@@ -115,6 +115,7 @@ async def test_each_caller_is_told_that_the_store_is_away_and_answered_when_it_i
             assert len({id(answer) for answer in answers}) == 20, "an error of its own"
         for first in (1, 21):
             with serve(tmp_path):
+                await asyncio.sleep(LOOKED_FOR_EVERY_S)
                 answers = await asyncio.gather(*(count(pipelines) for _ in range(20)))
                 assert answers == list(range(first, first + 20))
 

@@ -122,6 +122,7 @@ PATCHES = {
     "budget": KeyPatch(budget=BudgetGrant(limit=50)),
     "rate_limits": KeyPatch(rate_limits=(RateLimit(name="day", limit=5, window_s=86_400),)),
     "metadata": KeyPatch(metadata={"new": "value"}),
+    "mark": KeyPatch(mark=0.25),
 }
 
 

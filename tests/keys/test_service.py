@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from keys import directory
 from keys.budget_store import Ask
-from keys.errors import InvalidCredential, MissingScope, QuotaExceeded, RateLimited, UnknownKey
+from keys.errors import InvalidCredential, MissingScope, QuotaExceeded, RateLimited, StoreUnavailable, UnknownKey
 from keys.material import Keyring, Vault, base62, check_api_key, new_api_key
 from keys.records import BudgetGrant, Caller, IssuedKey, KeyGrant, KeyRecord, Origin, Proof, RateLimit, Scope, instant
 from keys.service import KeyService
@@ -421,7 +421,11 @@ async def test_a_caller_without_a_key_is_counted_by_its_network(service: KeyServ
     assert (await service.pass_window("2001:db8::/64", rate, 2)).remaining == 1
 
 
-async def test_a_service_whose_store_answers_is_ready(service: KeyService) -> None:
+async def test_a_service_whose_store_answers_is_reachable_and_ready_when_there_was_a_key(service: KeyService) -> None:
+    await service.reachable()
+    with pytest.raises(StoreUnavailable, match="empty"):
+        await service.ready()
+    await issue(service)
     await service.ready()
 
 

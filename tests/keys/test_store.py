@@ -18,6 +18,7 @@ from keys.connection import connect
 from keys.errors import ConfigurationError, InvalidCredential, StoreUnavailable, UnknownKey
 from keys.image_keys import ImageKeyGrant
 from keys.material import check_api_key, to_text
+from keys.pipelines import LOOKED_FOR_EVERY_S
 from keys.records import MAX_BUDGET, Act, Budget, Idempotency, KeyGrant, KeyRecord, Proof, RateLimit, Seal
 from keys.service import NOBODY
 from keys.store import Change, KeyStore, Logged, Snapshot, replacement, rotation, top_up
@@ -341,6 +342,7 @@ async def test_nothing_in_the_store_contains_a_secret(client: Redis, clock: Cloc
     rotated = await service.lifecycle.rotate(issued.record.id, 60, Act("cli", idempotency_key="rotation"))
     await another_service(client, clock, [NEXT_MASTER, MASTER]).authenticate(rotated.api_key)
     await service.tokens.revoke(admin.record, token, ADMIN)
+    tracing = await service.tracing.newest()
     content = [await _content(client, str(name)) async for name in client.scan_iter()]
     dump = repr(content)
     assert issued.record.id in dump, "the dump is of this store"
@@ -352,7 +354,7 @@ async def test_nothing_in_the_store_contains_a_secret(client: Redis, clock: Cloc
     assert token.rpartition(".")[2] not in dump
     assert session not in dump
     assert issued.image_key is not None
-    for image_secret in (issued.image_key.secret, image_key.secret, MASTER, NEXT_MASTER):
+    for image_secret in (issued.image_key.secret, image_key.secret, tracing.secret, MASTER, NEXT_MASTER):
         assert to_text(image_secret) not in dump
         assert image_secret.hex() not in dump
 
@@ -361,6 +363,7 @@ async def test_nothing_in_the_store_contains_a_secret(client: Redis, clock: Cloc
 
 CALLS: dict[str, Callable[[KeyStore, KeyRecord], Awaitable[object]]] = {
     "ping": lambda store, _: store.ping(),
+    "in_use": lambda store, _: store.in_use(),
     "find": lambda store, record: store.find([digest_of(record)]),
     "get": lambda store, record: store.get(record.id),
     "refile": lambda store, record: store.refile(record.id, ["0" * 64, digest_of(record)], "5f0c"),
@@ -370,6 +373,7 @@ CALLS: dict[str, Callable[[KeyStore, KeyRecord], Awaitable[object]]] = {
     "entries": lambda store, _: store.entries(10),
     "entries_after": lambda store, _: store.entries_after("0-0", 10),
     "commit": lambda store, record: store.commit(record.id, NOTHING, Change([]), LOGGED),
+    "reseal_tracing": lambda store, _: store.reseal_tracing(1, "", ""),
 }
 
 
@@ -393,6 +397,7 @@ async def test_without_its_server_every_method_says_so_and_with_it_all_is_as_bef
             CALLS, StoreUnavailable
         )
         with serve(tmp_path):
+            await asyncio.sleep(LOOKED_FOR_EVERY_S)
             assert await store.page(None, 10) == pages
             assert (await change(store, other, state="revoked")).state == "revoked"
 

@@ -74,7 +74,8 @@ class Key:
     """A key without its secrets: rights, state, and what is left of it.
 
     `kind` is "client" or "admin", `state` "active", "disabled" or "revoked"; `models` ("*",) is all of them. `etag`, if
-    the server gave one, names what admins have made of the key, for a change that must not undo another one.
+    the server gave one, names what admins have made of the key, for a change that must not undo another one. `mark` is
+    the strength, from 0 (off) to 1, of the mark on its soft labels by which a leak is traced.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Key:
     metadata: dict[str, str]
     last_used_at: datetime | None = None
     image_key: ImageKey | None = None
+    mark: float | None = None
     etag: str | None = None
 
 

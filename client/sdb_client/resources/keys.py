@@ -39,6 +39,7 @@ class Changes(TypedDict, total=False):
     budget: BudgetGrant
     rate_limits: Sequence[RateLimitGrant]
     metadata: Mapping[str, str]
+    mark: float
 
 
 class Keys(Resource[Kind]):
@@ -60,6 +61,7 @@ class Keys(Resource[Kind]):
         budget: BudgetGrant | None = None,
         rate_limits: Sequence[RateLimitGrant] = (),
         metadata: Mapping[str, str] | None = None,
+        mark: float | None = None,
         image_key: ImageKeyGrant | None = None,
         idempotency_key: str | None = None,
     ) -> Request[NewKey]:
@@ -72,6 +74,7 @@ class Keys(Resource[Kind]):
             budget=budget,
             rate_limits=rate_limits,
             metadata=metadata,
+            mark=mark,
             image_key=image_key,
         )
         return change(reader(NewKey), "keys", document=document, idempotency_key=idempotency_key)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sdb_client.soft_labels.cache import UNKNOWN
 from sdb_client.soft_labels.errors import NotFetched
@@ -94,8 +95,7 @@ class SoftLabels(Labelled, Dataset[Sample]):
     def _images(self, places: NDArray[np.int64]) -> list[tuple[Any, Any]]:
         """What the student is shown at these places, and the labels."""
         indices: list[int] = (places // self.views).tolist()
-        several = getattr(self._base, "__getitems__", None)
-        items = several(indices) if several else map(self._base.__getitem__, indices)
+        items = _items(self._base, indices)
         if self.views == 1:
             return [item[:2] for item in items]
         views = (places % self.views).tolist()
@@ -132,3 +132,15 @@ class SoftLabels(Labelled, Dataset[Sample]):
     def _resolve(self, keys: list[bytes], rows: NDArray[np.int64]) -> None:
         del keys  # numbers are enough
         self._rows, self._places = rows, np.flatnonzero(rows != UNKNOWN)
+
+
+def _items(dataset: Any, indices: list[int]) -> Iterable[Any]:  # noqa: ANN401 - of any kind
+    """Several items of a data set, in the fastest way that it has."""
+    if hasattr(dataset, "__getitems__"):
+        several: Iterable[Any] = dataset.__getitems__(indices)
+        return several
+    if type(dataset) is TensorDataset:  # whose own way, item by item, costs more than soft labels do
+        chosen = torch.tensor(indices)
+        images, labels = (tensor.index_select(0, chosen) for tensor in dataset.tensors[:2])
+        return zip(images.unbind(), labels.tolist(), strict=True)
+    return map(dataset.__getitem__, indices)

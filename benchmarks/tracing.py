@@ -1,0 +1,234 @@
+"""How well a leaked key is found again: students of marked answers, evasions, and what an honest partner pays.
+
+Each student learns from the shipped model's answers with the mark of one of `--issued` keys, and is asked about test
+images; the owner tests all issued keys, with references that learned from unmarked answers and without. Rows lie in
+results/tracing.json as soon as they are there; the same command goes on where it stopped, and draws the power curve.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+from app.settings import ZOO
+from app.state import DEMO_SECRET
+from benchmarks.tracing_figure import draw
+from keys.material import parse_secret
+from models.attacks.attacker import Trainer
+from models.attacks.oracle import TierOracle
+from models.attacks.tracing.leak import Leak
+from models.attacks.tracing.suite import EVASIONS, Evasion
+from models.backbones import Classifier, build
+from models.bundles import write_atomically
+from models.data import LabelledImages, Pixels, load
+from models.environment import environment
+from models.predictor import Predictor
+from models.tracing.detection import trace
+from models.tracing.mark import Mark
+from models.tracing.waves import Floats
+from models.training.loop import Recipe
+
+RESULTS = Path(__file__).parent / "results"
+OWNER = bytes(range(32))  # the secret of an owner who has nothing to hide
+HELD_OUT = 5000  # as `sdb wrap` holds out: the shipped model has not learned them
+QUERIES = (250, 500, 1000, 2000, 5000, 10000)
+ASKED = 5000
+NAMED = 1e-6  # corrected
+FIRST_REFERENCE = 1000  # its seed: that of no suspect
+Answers = Floats | NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One student: of which architecture, of which evasion, how strongly marked, from which seed."""
+
+    student: str
+    evasion: Evasion
+    strength: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The images with the shipped model's unmarked logits, and how students are trained."""
+
+    own: LabelledImages
+    told: torch.Tensor
+    test: LabelledImages
+    clean: Floats
+    marks: dict[str, Mark]
+    trainer: Trainer
+    work: Path
+    setting: dict[str, Any]
+
+    @property
+    def pixels(self) -> Pixels:
+        """The test images as the model is shown them."""
+        return np.ascontiguousarray(self.test.images.permute(0, 2, 3, 1).numpy())
+
+    def soft(self, key: str, strength: float) -> torch.Tensor:
+        """What the model tells this key of the students' images."""
+        if not strength:
+            return self.told
+        pixels = np.ascontiguousarray(self.own.images.permute(0, 2, 3, 1).numpy())
+        return torch.from_numpy(self.marks[key].apply(pixels, self.told.numpy(), strength))
+
+    def answers(self, job: Job) -> Floats:
+        """The suspect's probabilities on the test images; trained once, remembered in a file."""
+        name = f"{job.student}-{job.evasion.name}-{job.strength:g}-{job.seed}".replace(" ", "_").replace("/", "_")
+        path = self.work / f"{name}.npy"
+        if not path.exists():
+            leak = Leak(
+                self.own.images,
+                self.own.labels,
+                tuple(self.soft(key, job.strength) for key in keys_of(job)),
+                replace(
+                    self.trainer,
+                    new=lambda: Classifier(build(job.student, len(self.own.classes)), *_normalisation()),
+                    recipe=replace(self.trainer.recipe, seed=job.seed),
+                    title=name,
+                ),
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, job.evasion.evade(leak)(self.test.images).numpy())
+        found: Floats = np.load(path)
+        return found
+
+
+def keys_of(job: Job) -> list[str]:
+    """Whose answers the suspect has learned from."""
+    return [f"key-{job.seed + number}" for number in range(job.evasion.keys)]
+
+
+def main() -> None:
+    """Train, ask, test and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="image folder, or PATH of PATH_train.parquet")
+    parser.add_argument("--images", type=int, default=8000, help="that the students learn from")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--students", default="plain_cnn", help="architectures; references are of the first")
+    parser.add_argument("--strengths", default="0,0.3,0.5,1")
+    parser.add_argument("--evasion-strength", type=float, default=1.0, help="with which evasions are tried")
+    parser.add_argument("--evasions", default="*", help="names, separated by semicolons; * for all")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--references", type=int, default=2)
+    parser.add_argument("--issued", type=int, default=1000)
+    parser.add_argument("--work", type=Path, default=Path("runs/tracing"), help="where students' answers are kept")
+    asked = parser.parse_args()
+    path = RESULTS / "tracing.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    bench = _bench(asked)
+    references = [
+        bench.answers(Job(asked.students.split(",")[0], EVASIONS[0], 0.0, FIRST_REFERENCE + number))
+        for number in range(asked.references)
+    ]
+    for job in _jobs(asked):
+        named = {
+            **bench.setting,
+            "student": job.student,
+            "evasion": job.evasion.name,
+            "strength": job.strength,
+            "seed": job.seed,
+        }
+        if any(named.items() <= row.items() for row in rows):
+            continue
+        rows.append({**named, **_row(bench, job, references), **environment()})
+        print({name: value for name, value in rows[-1].items() if name not in environment()}, flush=True)
+        write_atomically(path, (json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n").encode())
+    draw(rows, RESULTS / "tracing.svg", bench.setting)
+
+
+def _bench(asked: argparse.Namespace) -> Bench:
+    folder = ZOO / "cifar10"
+    secret = parse_secret((folder / DEMO_SECRET).read_text(), "demo")
+    oracle = TierOracle(Predictor(folder, secret, torch.device("cpu")), keyed=True)
+    rest, _ = load(asked.data, "train", 32, 32).split(HELD_OUT, seed=0)
+    own = rest.subset(torch.arange(asked.images))
+    everything = load(asked.data, "test", 32, 32)
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
+    test = everything.subset(order)  # the files are sorted by class
+
+    def told(name: str, images: torch.Tensor) -> torch.Tensor:
+        path = asked.work / f"{asked.data.name}-{name}-{len(images)}.pt"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(oracle.query(images), path)
+        found: torch.Tensor = torch.load(path, weights_only=True)
+        return found
+
+    recipe = Recipe(asked.epochs, 0.1)
+    trainer = Trainer(Fabric(accelerator="cpu", devices=1), torch.nn.Identity, recipe, "student")
+    return Bench(
+        own,
+        told("own", own.images),
+        test,
+        told("test", test.images).numpy(),
+        {f"key-{number}": Mark.derive(OWNER, f"key-{number}", len(own.classes)) for number in range(asked.issued)},
+        trainer,
+        asked.work / f"{asked.data.name}-{asked.images}-{asked.epochs}",
+        {"data": asked.data.name, "images": asked.images, "epochs": asked.epochs, "references": asked.references},
+    )
+
+
+@cache
+def _normalisation() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    spec = json.loads((ZOO / "cifar10" / "bundle.json").read_text())["input"]
+    return tuple(spec["mean"]), tuple(spec["std"])
+
+
+def _jobs(asked: argparse.Namespace) -> Iterator[Job]:
+    """Every strength without evasion for every student, then every evasion by the first one."""
+    students = asked.students.split(",")
+    chosen = [one for one in EVASIONS[1:] if asked.evasions == "*" or one.name in asked.evasions.split(";")]
+    for seed in (int(seed) for seed in asked.seeds.split(",")):
+        for student in students:
+            for strength in (float(strength) for strength in asked.strengths.split(",")):
+                yield Job(student, EVASIONS[0], strength, seed)
+        for evasion in chosen:
+            yield Job(students[0], evasion, asked.evasion_strength, seed)
+
+
+def _row(bench: Bench, job: Job, references: list[Floats]) -> dict[str, Any]:
+    started = time.monotonic()
+    answers = bench.answers(job)
+    guilty = set(keys_of(job)) if job.strength else set()
+    pixels = bench.pixels
+
+    def found(said: Answers, count: int, beside: list[Floats]) -> dict[str, Any]:
+        return _found(bench, said[:count], pixels[:count], [one[:count] for one in beside], guilty)
+
+    return {
+        "top1": round(100 * float((answers.argmax(axis=1) == bench.test.labels.numpy()).mean()), 2),
+        "power": {str(count): found(answers, count, references) for count in QUERIES if count <= len(answers)},
+        "without_references": found(answers, ASKED, []),
+        "by_top1_alone": found(answers.argmax(axis=1), ASKED, references),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _found(
+    bench: Bench, answers: Answers, pixels: Pixels, references: list[Floats], guilty: set[str]
+) -> dict[str, Any]:
+    """The scores of the guilty keys, how many of them are named, and how many innocent ones are."""
+    evidence = trace(answers, bench.clean[: len(answers)], pixels, bench.marks, references)
+    innocent = [one for one in evidence if one.key_id not in guilty]
+    return {
+        "scores": [round(one.score, 2) for one in evidence if one.key_id in guilty],
+        "named": sum(one.corrected < NAMED for one in evidence if one.key_id in guilty),
+        "falsely_named": sum(one.corrected < NAMED for one in innocent),
+        "innocent_most": round(innocent[0].score, 2),
+        "innocent_deviation": round(float(np.std([one.score for one in innocent])), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What is no HTTP/1.1 request, or two that look like one, is refused on the wire; nobody's headers grow without end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from app.connections import Connection, Connections
+from app.request_heads import MAX_UNREAD_BYTES
+
+SECOND = b"GET /second HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n"
+POST = b"POST /first HTTP/1.1\r\nHost: box\r\n"
+
+
+class Echo:
+    """Answers 200 when it has read the whole body; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[bytes, bytes], bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message["body"], message["more_body"]
+        self.asked.append((scope["path"], dict(scope["headers"]), body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class Wire:
+    """The protocol of our servers around an `Echo`, on a port of its own."""
+
+    def __init__(self, server: asyncio.Server, echo: Echo) -> None:
+        self.echo, self.port = echo, server.sockets[0].getsockname()[1]
+
+    async def said(self, *parts: bytes) -> bytes:
+        """Everything that is answered to these bytes, within two seconds."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        found = b""
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(2):
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+                while part := await reader.read(2**16):
+                    found += part
+        writer.close()
+        return found
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    echo = Echo()
+    config = uvicorn.Config(echo, http=Connection, ws="none", lifespan="off")
+    config.load()
+    state, loop = Connections(limit=100), asyncio.get_running_loop()
+    async with await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0) as server:
+        yield Wire(server, echo)
+
+
+SMUGGLED = {
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello" + SECOND,
+    "a length and a transfer coding": POST
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    + SECOND,
+    "a transfer coding and a length": POST
+    + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+    + SECOND,
+    "chunked, but not last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SECOND,
+    "a list of lengths": POST + b"Content-Length: 5, 5\r\n\r\nhello" + SECOND,
+    "a signed length": POST + b"Content-Length: +5\r\n\r\nhello" + SECOND,
+    "a negative length": POST + b"Content-Length: -1\r\n\r\n" + SECOND,
+    "a length in hexadecimal": POST + b"Content-Length: 0x5\r\n\r\nhello" + SECOND,
+    "a length beyond 64 bits": POST + b"Content-Length: 18446744073709551621\r\n\r\nhello" + SECOND,
+    "a space before the colon": POST + b"Content-Length : 5\r\n\r\nhello" + SECOND,
+    "a folded header": POST + b"X-A: a\r\n Content-Length: 5\r\n\r\nhello" + SECOND,
+    "a NUL in a header": POST + b"X-A: a\0b\r\n\r\n" + SECOND,
+    "a line feed in a name": POST + b"X\nA: b\r\n\r\n" + SECOND,
+    "a carriage return in a value": POST + b"X-A: a\rContent-Length: 5\r\n\r\n" + SECOND,
+    "a chunk size that is none": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" + SECOND,
+    "a chunk size beyond 64 bits": POST + b"Transfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello" + SECOND,
+    "a chunk longer than it says": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n" + SECOND,
+    "a length behind the body": POST
+    + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n"
+    + SECOND,
+    "another protocol": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(64),
+}
+
+
+@pytest.mark.parametrize("sent", SMUGGLED.values(), ids=SMUGGLED.keys())
+async def test_no_second_request_hides_in_the_body_of_a_first(wire: Wire, sent: bytes) -> None:
+    answer = await wire.said(sent)
+    assert [path for path, _, _ in wire.echo.asked if path == "/second"] == []
+    assert b" 200 " not in answer
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert b" 5" not in answer[8:13]
+
+
+async def test_two_requests_in_one_write_are_two(wire: Wire) -> None:
+    answer = await wire.said(POST + b"Content-Length: 5\r\n\r\nhello" + SECOND)
+    assert [(path, body) for path, _, body in wire.echo.asked] == [("/first", b"hello"), ("/second", b"")]
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+TRAILERS = b"Authorization: Bearer stolen\r\nX-Forwarded-For: 10.0.0.1\r\nIdempotency-Key: stolen\r\n"
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+async def test_what_stands_behind_a_body_is_no_header(wire: Wire, parts: int) -> None:
+    head = POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\nTrailer: Authorization\r\n\r\n"
+    pieces = [head, b"5\r\nhello\r\n", b"0\r\n" + TRAILERS + b"\r\n"]
+    await wire.said(*(pieces if parts == 3 else [b"".join(pieces)]))
+    ((_, headers, body),) = wire.echo.asked
+    assert body == b"hello"
+    assert not headers.keys() & {b"authorization", b"x-forwarded-for", b"idempotency-key"}
+
+
+ENDLESS = {
+    "a path": b"GET /" + b"a" * MAX_UNREAD_BYTES,
+    "a name": POST + b"X" * MAX_UNREAD_BYTES,
+    "a value": POST + b"X-A: " + b"a" * MAX_UNREAD_BYTES,
+    "headers": POST + b"X-A: a\r\n" * (MAX_UNREAD_BYTES // 8),
+    "a chunk's extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;a=" + b"a" * MAX_UNREAD_BYTES,
+    "trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X-A: a\r\n" * (MAX_UNREAD_BYTES // 8),
+}
+
+
+@pytest.mark.parametrize("sent", ENDLESS.values(), ids=ENDLESS.keys())
+async def test_what_never_ends_is_cut_off(wire: Wire, sent: bytes) -> None:
+    answer = await wire.said(sent, b"a" * MAX_UNREAD_BYTES, b"a" * MAX_UNREAD_BYTES)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert not wire.echo.asked
+
+
+async def test_a_long_head_and_a_long_body_pass(wire: Wire) -> None:
+    body = bytes(2**19)
+    head = POST + b"X-A: " + b"a" * 2**15 + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    assert (await wire.said(head, *(body[at : at + 2**16] for at in range(0, len(body), 2**16)))).count(b" 200 ")
+    assert wire.echo.asked[0][2] == body
