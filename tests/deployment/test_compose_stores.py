@@ -1,0 +1,74 @@
+"""Laws of the profile `ha`: the compose file's own commands make stores that fail over and lose nothing."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.deployment.stage import ADDRESSES, Stage, stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SDB = str(ROOT / ".venv" / "bin" / "sdb")
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stage]:
+    if os.geteuid() != 0 or shutil.which("redis-server") is None:
+        pytest.skip("takes root and Redis")
+    try:
+        with stage(tmp_path) as running:
+            yield running
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < give_up, what
+        time.sleep(0.5)
+
+
+def primary(stores: Stage) -> set[str]:
+    """Who the Sentinels say it is."""
+    answers = (stores.ask(name, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "sdb") for name in ADDRESSES if "sent" in name)
+    return {answer.partition("\n")[0] for answer in answers}
+
+
+def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage, tmp_path: Path) -> None:
+    files = {
+        f"SDB_{name.upper()}_FILE": str(stores.secrets / name) for name in ("redis_url", "master_key", "token_keys")
+    }
+    settings = {"SDB_STATE_DIR": str(tmp_path / "var"), "SDB_REDIS_REPLICAS": "1", **files}
+
+    def issue(name: str) -> bool:
+        """Whether an admin was told of a key; a replica has heard of it then."""
+        made = stores.run(SDB, "keys", "create", "--name", name, "--json", **settings)
+        return bool(made) and json.loads(made)["name"] == name
+
+    stores.start("redis")
+    until(lambda: stores.ask("redis", "PING") == "PONG\n", "the primary answers")
+    for name in ADDRESSES:
+        if name != "redis":
+            stores.start(name)
+    until(
+        lambda: "slave0:ip=redis-replica,port=6379,state=online" in stores.ask("redis", "INFO", "replication"),
+        "it follows",
+    )
+    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
+    until(lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), "they know the replica")
+    assert issue("before")
+
+    stores.kill("redis")
+    until(lambda: primary(stores) == {"redis-replica"}, "the replica is promoted")
+    assert not issue("alone"), "nobody else has heard of it"
+    stores.start("redis")
+    until(lambda: "master_link_status:up" in stores.ask("redis", "INFO", "replication"), "the old primary follows")
+    until(lambda: issue("after"), "changes are acknowledged again")
+    listed = {key["name"] for key in json.loads(stores.run(SDB, "keys", "list", "--json", **settings))}
+    assert {"before", "after"} <= listed
