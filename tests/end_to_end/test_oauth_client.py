@@ -1,10 +1,5 @@
 """A foreign OAuth 2.0 client speaks to a real server: Authlib on requests, as its manual says, with nothing of ours."""
 
-import json
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +9,7 @@ import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 
-from tests.conftest import ROOT, Server, serving
+from tests.conftest import Server, serving
 
 Json = dict[str, Any]
 
@@ -119,38 +114,3 @@ def test_an_admin_introspects_with_its_key_id_and_api_key(server: Server, places
     with client(places, key) as session, client(places, {"id": own["id"], "api_key": api_key}) as admin:
         token = session.fetch_token()["access_token"]
         assert admin.introspect_token(places["introspection_endpoint"], token).json()["client_id"] == key["id"]
-
-
-# --- docs/tokens.md
-
-
-@pytest.fixture
-def place(tmp_path: Path, key: Json) -> Path:
-    """A folder that looks like a clone in which `make serve` runs and a partner has a key."""
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
-    (tmp_path / "var").mkdir()
-    (tmp_path / "var" / "partner.json").write_text(json.dumps(key))
-    return tmp_path
-
-
-def pasted(language: str, server: Server) -> str:
-    """The guide's code in this language, for this server and its model."""
-    found = re.search(rf"```{language}\n(.*?)```", (ROOT / "docs" / "tokens.md").read_text(), re.DOTALL)
-    assert found
-    return found[1].replace("http://127.0.0.1:8000", server.url).replace("cifar10", "tiny")
-
-
-def run(*command: str, place: Path) -> str:
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
-
-
-def test_the_guides_client_works_as_pasted(server: Server, place: Path) -> None:
-    assert run(sys.executable, "-c", pasted("python", server), place=place) == "distill\n"
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_guides_requests_work_as_pasted(server: Server, place: Path) -> None:
-    script = pasted("sh", server).replace("\ncurl", "\necho; curl")
-    lines = run("bash", "-euc", script, place=place).splitlines()
-    distill, seen, revoked = (json.loads(line) for line in lines if line)
-    assert (distill["tier"], seen["active"], revoked) == ("distill", True, {})
