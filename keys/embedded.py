@@ -55,8 +55,9 @@ class EmbeddedStore:
         """Keep data and socket in `folder`; wait up to `wait_s` for another owner to leave."""
         self._folder, self._wait_s = folder.absolute(), wait_s
         path = self._folder / SOCKET
-        self.socket = min(str(path), os.path.relpath(path), key=len)
-        if len(self.socket.encode()) > LONGEST_SOCKET_PATH:
+        ways = (str(path), os.path.relpath(path))  # the second is lost when the process changes its folder
+        self.socket = next((way for way in ways if len(way.encode()) <= LONGEST_SOCKET_PATH), "")
+        if not self.socket:
             raise ConfigurationError(f"{path} is too long a path for a unix socket; choose another SDB_STATE_DIR")
         self.url = "unix://?" + urlencode({"path": self.socket})
         self._lock = -1

@@ -186,3 +186,10 @@ def test_a_terminals_interrupt_does_not_reach_the_server(tmp_path: Path) -> None
     """Ctrl-C goes to the terminal's session; the store has one of its own."""
     with EmbeddedStore(tmp_path) as store:
         assert os.getsid(pid_of(store)) != os.getsid(0)
+
+
+def test_a_process_that_changes_its_folder_keeps_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # from where the store is near
+    with EmbeddedStore(tmp_path / "store") as store:
+        monkeypatch.chdir("/")
+        assert ask(store, "PING") is True
