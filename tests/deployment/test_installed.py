@@ -26,6 +26,8 @@ mount --make-rprivate /
 mount --bind "$STATE" "$STATE"
 mount --bind "$BASE" "$INSTALLED/base"
 mount -o remount,bind,ro "$INSTALLED/base"
+mount --bind "$PACKAGES" "$INSTALLED/packages"
+mount -o remount,bind,ro "$INSTALLED/packages"
 mount -o remount,bind,ro /
 mount -t tmpfs -o size=256m tmpfs /tmp
 exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
@@ -78,18 +80,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if os.geteuid() != 0 or not os.access("/srv", os.W_OK):
         pytest.skip("to become another user takes root")
     try:
-        # Python itself may lie where no stranger may look either: it is mounted at `base`.
+        # Python and its packages may lie where no stranger may look either: they are mounted at `base` and `packages`.
         program = f"python{sysconfig.get_python_version()}"
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "python").symlink_to(folder / "base" / "bin" / program)
         (folder / "pyvenv.cfg").write_text(f"home = {folder / 'base' / 'bin'}\n")
         (folder / "base").mkdir()
+        (folder / "packages").mkdir()
         site = folder / "lib" / program / "site-packages"
         built = wheels(tmp_path_factory.mktemp("wheels"))
         options = ["--quiet", "--no-deps", "--no-index", "--target"]
         command = [sys.executable, "-m", "pip", "install", *options, str(site), *map(str, built)]
         subprocess.run(command, check=True)  # noqa: S603
-        (site / "of-the-tests.pth").write_text(sysconfig.get_path("purelib"))
+        (site / "of-the-tests.pth").write_text(str(folder / "packages"))
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,7 +114,8 @@ def stranger(installed: Path, tmp_path: Path) -> Iterator[Stranger]:
     }
     serve = (str(installed / "bin" / "python"), "-c", "from app.cli import main; main()", "serve")
     command = ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", *serve]
-    mounts = {"STATE": str(state), "INSTALLED": str(installed), "BASE": sys.base_prefix}
+    packages = sysconfig.get_path("purelib")
+    mounts = {"STATE": str(state), "INSTALLED": str(installed), "BASE": sys.base_prefix, "PACKAGES": packages}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=variables | mounts, cwd="/", stdout=log, stderr=log)  # noqa: S603
     try:
