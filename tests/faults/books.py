@@ -34,8 +34,11 @@ async def _charged(state_dir: Path, key_id: str, url: str) -> int:
 
 async def _agreed(service: KeyService, key_id: str) -> int:
     lines = await ledger_of(service, key_id)
-    used = granted = 0
-    for kind, count, used_then, granted_then in lines:
+    used = granted = before = 0
+    if lines:  # the oldest of a long ledger are gone: what was charged before the first that is left follows from it
+        kind, count, used, granted = lines[0]
+        before = used - granted - (-count if kind == "top-up" else count)
+    for kind, count, used_then, granted_then in lines[1:]:
         assert kind == "top-up" or (used_then - used) - (granted_then - granted) == count, (
             "a line is the change it says"
         )
@@ -43,4 +46,4 @@ async def _agreed(service: KeyService, key_id: str) -> int:
     budget = (await service.directory.show(key_id)).budget
     assert budget.limit is not None
     assert budget.remaining == budget.limit - used + granted, "the counter is what the ledger comes to"
-    return sum(count for kind, count, _, _ in lines if kind not in {"top-up", "refill"})
+    return before + sum(count for kind, count, _, _ in lines if kind not in {"top-up", "refill"})
