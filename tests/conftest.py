@@ -161,6 +161,17 @@ def free_port() -> int:
         return port
 
 
+def write_dark_and_bright(images: Path, **splits: int) -> None:
+    """Image folders of two classes, dark and bright: so many images of each in each of the splits."""
+    for split, count in splits.items():
+        for label, name in enumerate(("dark", "bright")):
+            folder = images / split / name
+            folder.mkdir(parents=True)
+            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
+            for number, image in enumerate(pixels):
+                (folder / f"{number}.png").write_bytes(encode(image))
+
+
 def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) -> Server:
     """`sdb serve` as a process of its own, ready to be asked."""
     sdb = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"

@@ -1,15 +1,11 @@
 """`sdb distill`: trains a student on what a running server says of images, as any partner could."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sdb_client import Client, ModelCard
 from sdb_client.distillation.distill import distill, save_weights
 from sdb_client.distillation.recipe import Recipe
@@ -18,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from app.commands import credential, training
 from app.commands.output import report
+from app.commands.progress import bar
 from models import backbones
 from models.bundles import InputSpec
 from models.data import DataError, LabelledImages, check_classes, load
@@ -85,7 +82,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
             report({**vars(found), "cost": found.cost, "enough": found.enough}, json_output, summary)
             return
         try:
-            labels.fetch(_bar)
+            labels.fetch(bar)
         except BudgetSpent:
             if not partial:
                 raise
@@ -106,7 +103,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
             alone=alone,
             out=out,
             device=choose_device(device),
-            bar=_bar,
+            bar=bar,
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped while training") from None
@@ -132,11 +129,3 @@ def _images(data: Path, card: ModelCard, count: int | None, seed: int) -> tuple[
         order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed))
         shown = shown.subset(order[:count])
     return shown, tested
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda more: progress.update(task, advance=more)

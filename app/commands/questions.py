@@ -1,17 +1,14 @@
 """What suspects are asked: some images of a split, in whatever size they want them; and who has answered before."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from app.commands.progress import bar
 from models.data import Pixels, load
 from models.evaluation import answers_file
 from models.evaluation.answers_file import Answers, Told
@@ -63,12 +60,12 @@ class Questions:
         images = self._images
         if suspect.size != self._size:
             images = load(self._data, self._split, *suspect.size).images[self._places]
-        with _bar(f"asking {suspect.name}", len(images)) as told:
+        with bar(f"asking {suspect.name}", len(images), passing=True) as told:
             return suspect.answers(images, told, top1=top1)
 
     def clean(self) -> Floats:
         """What our model says of them, unmarked: logits float32 [N, K]."""
-        with _bar("asking our model", len(self._places)) as told:
+        with bar("asking our model", len(self._places), passing=True) as told:
             found: Floats = asked(partial(undisturbed, self._own), self._images, told).numpy()
         return found
 
@@ -80,12 +77,3 @@ class Questions:
     def pixels(self) -> Pixels:
         """The images, uint8 [N, H, W, 3]."""
         return np.ascontiguousarray(self._images.permute(0, 2, 3, 1).numpy())
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda more: progress.update(task, advance=more)

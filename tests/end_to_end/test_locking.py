@@ -27,7 +27,7 @@ from models.matched import matched
 from models.metrics import agreement, top1
 from models.training.lock import plain_step
 from models.training.loop import Recipe, predict, train
-from tests.conftest import ROOT, SECRET, Server, bearer, encode, free_port, smooth_images, start_server
+from tests.conftest import ROOT, SECRET, Server, bearer, encode, free_port, start_server, write_dark_and_bright
 
 pytestmark = pytest.mark.slow
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
@@ -38,13 +38,7 @@ CPU = torch.device("cpu")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder of two classes, dark and bright, and the weights of an untrained network."""
     folder = tmp_path_factory.mktemp("workplace")
-    for split, count in (("train", 400), ("test", 60)):
-        for label, name in enumerate(("dark", "bright")):
-            place = folder / "images" / split / name
-            place.mkdir(parents=True)
-            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
-            for number, image in enumerate(pixels):
-                (place / f"{number}.png").write_bytes(encode(image))
+    write_dark_and_bright(folder / "images", train=400, test=60)
     torch.manual_seed(0)
     save_file(build("cifar_resnet8", 2).state_dict(), folder / "network.safetensors")
     return folder

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbones import build
-from tests.conftest import ROOT, encode, free_port, smooth_images, start_server
+from tests.conftest import ROOT, free_port, start_server, write_dark_and_bright
 
 pytestmark = pytest.mark.slow
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
@@ -22,13 +22,7 @@ SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
-    for split, count in (("train", 400), ("test", 60)):
-        for label, name in enumerate(("dark", "bright")):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
-            for number, image in enumerate(pixels):
-                (folder / f"{number}.png").write_bytes(encode(image))
+    write_dark_and_bright(tmp_path / "images", train=400, test=60)
     torch.manual_seed(0)
     save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
     return tmp_path
