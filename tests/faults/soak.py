@@ -9,7 +9,6 @@ measured to answer just before. Writes benchmarks/results/soak.json, and docs/fi
 import argparse
 import base64
 import json
-import platform
 import tempfile
 import threading
 import time
@@ -21,8 +20,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+from sdb_client.sealed import MEDIA_TYPE, seal
 
 from app.settings import ZOO
+from keys.material import from_text
+from models.environment import environment
 from tests.conftest import ROOT, Server, bearer, encode, smooth_images
 from tests.faults.books import charged
 from tests.faults.processes import ready, spawn
@@ -30,8 +32,9 @@ from tests.faults.processes import ready, spawn
 RESULTS, FIGURE = ROOT / "benchmarks" / "results" / "soak.json", ROOT / "docs" / "figures" / "soak.svg"
 CALLERS, SHARE, MEASURED_FOR_S = 4, 0.7, 10.0
 SAMPLES, WARM_UP = 120, 0.25  # of a soak; the share of it before which nothing is compared
-MOST_GROWTH = 0.02
+MOST_GROWTH, MOST_SLOWDOWN = 0.02, 1.2  # from the first third after the warm-up to the last; of the median latency
 LIVES = 5  # answers of a key that comes and goes
+MANY = 8  # images of a call with several
 Ask = Callable[[httpx.Client], httpx.Response]
 
 
@@ -55,16 +58,17 @@ class Counts:
     lock: threading.Lock = field(default_factory=threading.Lock)
     latencies: list[float] = field(default_factory=list)
     answers: int = 0
-    keyed: int = 0
+    charged: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
-    def note(self, took_s: float, answer: httpx.Response, *, keyed: bool) -> None:
-        """Take down one answer."""
+    def note(self, took_s: float, answer: httpx.Response, images: int) -> None:
+        """Take down one answer, and for how many images the key is charged if it is a good one."""
         with self.lock:
             self.answers += 1
             self.latencies.append(1000 * took_s)
-            self.keyed += keyed and answer.status_code == 200
-            if answer.status_code != 200:
+            if answer.status_code == 200:
+                self.charged += images
+            else:
                 line = f"{answer.status_code} {answer.text[:120]}"
                 self.refused[line] = self.refused.get(line, 0) + 1
 
@@ -81,40 +85,50 @@ class Soak:
 
     def __init__(self, server: Server, model: str) -> None:
         self._server, self._counts, self._over = server, Counts(), threading.Event()
-        self.key = self._issue(10**9)
+        self.key = self._issue(10**9, scopes=["predict", "distill", "decrypt"], image_key={"scheme": "sealed"})
         self._photo = encode(smooth_images(1, 48)[0].permute(1, 2, 0).numpy())
         self._predict, self._pause_s = f"/v1/models/{model}/predict", 0.0
         self._doors = self._all_doors(model)
         self.churned = 0
 
-    def _issue(self, limit: int) -> dict[str, str]:
-        grant = {"name": "soak", "scopes": ["predict", "distill"], "budget": {"limit": limit}}
+    def _issue(self, limit: int, **more: object) -> dict[str, Any]:
+        grant = {"name": "soak", "scopes": ["predict", "distill"], "budget": {"limit": limit}} | more
         url = f"{self._server.url}/admin/v1/keys"
         answer = httpx.post(url, json=grant, headers=self._server.admin, timeout=60)
-        key: dict[str, str] = answer.raise_for_status().json()
+        key: dict[str, Any] = answer.raise_for_status().json()
         return key
 
-    def _all_doors(self, model: str) -> list[tuple[Ask, bool]]:
-        """Each with whether its answer is charged."""
+    def _all_doors(self, model: str) -> list[tuple[Ask, int]]:
+        """Each with the number of images that the key is charged for."""
         with_key, admin = bearer(self.key["api_key"]), self._server.admin
+        image_key = self.key["image_key"]
+        secret, kid = from_text(image_key["secret"]), image_key["kid"]
+        sealed, several = with_key | {"Content-Type": MEDIA_TYPE}, [("image", self._photo)] * MANY
         form, basic = {"grant_type": "client_credentials"}, (self.key["id"], self.key["api_key"])
         inline = base64.b64encode(self._photo).decode()
         tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [inline]}
         return [
-            (lambda client: client.post(self._predict, content=self._photo), False),
-            (lambda client: client.post(self._predict, content=self._photo, headers=with_key), True),
+            (lambda client: client.post(self._predict, content=self._photo), 0),
+            (lambda client: client.post(self._predict, content=self._photo, headers=with_key), 1),
+            (lambda client: client.post(self._predict, files=several, headers=with_key), MANY),
+            (
+                lambda client: client.post(
+                    self._predict, content=seal(self._photo, secret, kid=kid, model=model), headers=sealed
+                ),
+                1,
+            ),
             (
                 lambda client: client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=with_key),
-                True,
+                1,
             ),
-            (lambda client: client.post(f"/hf/models/{model}", json={"inputs": inline}, headers=with_key), True),
-            (lambda client: client.post("/oauth2/token", data=form, auth=basic), False),
-            (lambda client: client.get("/v1/keys/self", headers=with_key), False),
-            (lambda client: client.get("/admin/v1/keys?limit=20", headers=admin), False),
-            (lambda client: client.get("/admin/v1/audit?limit=20", headers=admin), False),
-            (lambda client: client.get(f"/v2/models/{model}/stats", headers=with_key), False),
-            (lambda client: client.get("/metrics", headers=admin), False),
-            (lambda client: client.get("/readyz"), False),
+            (lambda client: client.post(f"/hf/models/{model}", json={"inputs": inline}, headers=with_key), 1),
+            (lambda client: client.post("/oauth2/token", data=form, auth=basic), 0),
+            (lambda client: client.get("/v1/keys/self", headers=with_key), 0),
+            (lambda client: client.get("/admin/v1/keys?limit=20", headers=admin), 0),
+            (lambda client: client.get("/admin/v1/audit?limit=20", headers=admin), 0),
+            (lambda client: client.get(f"/v2/models/{model}/stats", headers=with_key), 0),
+            (lambda client: client.get("/metrics", headers=admin), 0),
+            (lambda client: client.get("/readyz"), 0),
         ]
 
     def run(self, minutes: float) -> dict[str, Any]:
@@ -139,10 +153,10 @@ class Soak:
         with httpx.Client(base_url=self._server.url, timeout=60) as client:
             turn = number
             while not self._over.is_set():
-                ask, keyed = self._doors[turn % len(self._doors)]
+                ask, images = self._doors[turn % len(self._doors)]
                 began = time.perf_counter()
                 answer = ask(client)
-                self._counts.note(time.perf_counter() - began, answer, keyed=keyed)
+                self._counts.note(time.perf_counter() - began, answer, images)
                 turn += 1
                 time.sleep(self._pause_s)
 
@@ -181,7 +195,7 @@ class Soak:
         spent = charged(self._server.state_dir, self.key["id"])
         return {
             "minutes": minutes,
-            "machine": platform.processor() or platform.machine(),
+            "environment": environment(),
             "capacity_per_s": round(capacity, 1),
             "load_per_s": round(sum(one.answers for one in after) / (after[-1].at_s - after[0].at_s or 1), 1),
             "answers": self._counts.answers,
@@ -192,7 +206,7 @@ class Soak:
             "threads": [min(one.threads for one in after), max(one.threads for one in after)],
             "p50_ms": [round(_mean(part, "p50_ms"), 2) for part in (first, last)],
             "p99_ms": [round(_mean(part, "p99_ms"), 2) for part in (first, last)],
-            "answered_with_key": self._counts.keyed,
+            "answered_with_key": self._counts.charged,
             "charged": spent,
             "samples": [asdict(one) for one in samples],
         }
@@ -249,6 +263,8 @@ def main() -> None:
     with suppress(ImportError):
         draw(result, given.figure)
     check(result)
+    first, last = result["p50_ms"]
+    assert last < MOST_SLOWDOWN * first, result["p50_ms"]
 
 
 if __name__ == "__main__":
