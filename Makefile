@@ -5,11 +5,11 @@ READY := .venv/.ready
 
 .PHONY: serve test test-slow faults soak lint docs format report bench gpu fuzz audit sbom lock clean
 
-$(READY): requirements.lock pyproject.toml client/pyproject.toml
+# Nothing is installed whose hash is not in the lock, and what builds this repository's own packages is in it.
+$(READY): requirements.hashed.lock pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps --editable client # before the lock names it: no index has it
-	$(BIN)/pip install --quiet -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.hashed.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable client --editable .
 	touch $(READY)
 
 serve: $(READY) ## start the server on http://127.0.0.1:8000 with the shipped model
@@ -66,13 +66,15 @@ sbom: ## sbom.json: what the lock names, as CycloneDX
 	.venv-sbom/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json requirements.lock
 	rm -rf .venv-sbom
 
-lock: ## write requirements.lock again from pyproject.toml
+LOCK := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" --find-links .venv-lock/wheels
+UPGRADE ?= --upgrade
+lock: ## write both locks again from pyproject.toml; make lock UPGRADE= leaves the versions as they are
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip install --quiet uv==0.13.9
 	.venv-lock/bin/pip wheel --quiet --no-deps --wheel-dir .venv-lock/wheels ./client
-	.venv-lock/bin/pip-compile --quiet --upgrade --extra dev --extra docs --extra evaluate --extra ray --extra telemetry --strip-extras --no-emit-index-url \
-		--find-links .venv-lock/wheels --no-emit-find-links --no-emit-trusted-host --constraint constraints.txt \
+	$(LOCK) $(UPGRADE) --extra dev --extra docs --extra evaluate --extra ray --extra telemetry --constraint constraints.txt \
 		--output-file requirements.lock pyproject.toml
+	$(LOCK) --no-deps --no-annotate --generate-hashes --no-emit-package sdb-client --output-file requirements.hashed.lock requirements.lock
 	rm -rf .venv-lock
 
 clean:

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.hosting import Logits
 from keys.records import Budget, Standing
 from models.bundles import Manifest
+from models.engines.engine import Logits
 from models.views import View
 
 SORTED = 256  # of fewer classes all are sorted, for all rows at once

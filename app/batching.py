@@ -17,6 +17,7 @@ from app.errors import Draining, ModelFailed, Overloaded
 
 MOST_STUCK = 8  # threads that do not come back from their work: each holds memory, and no thread can be killed
 LOOKS = 4  # at the workers, within the time that a batch may take
+HANGS, DIED = "hangs", "died"  # why a worker is given up
 
 log = logging.getLogger("sdb.batching")
 
@@ -90,7 +91,7 @@ class Batcher(Generic[In, Out]):
     behind whoever waits: between two of its parts, everybody else who waits gets one.
 
     A batch that takes longer than `limit_s` has failed, and another thread takes the place of the one that hangs, as
-    of one that died. What the old one still brings is nobody's.
+    of one that died; `lost`, in the event loop, hears of it. What the old one still brings is nobody's.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Batcher(Generic[In, Out]):
         queue_limit: int,
         workers: int = 1,
         limit_s: float = 30.0,
+        lost: Callable[[str], None] | None = None,
     ) -> None:
+        self._tell_lost = lost
         self._work, self._max_batch, self._wait_s, self._queue_limit = work, max_batch, wait_s, queue_limit
         self._limit_s = limit_s
         self._queue: deque[_Request[In, Out]] = deque()
@@ -160,14 +163,16 @@ class Batcher(Generic[In, Out]):
             self._lost = [lost for lost in self._lost if lost.thread.is_alive()]
             succeeded = worker.succeeded = len(self._lost) < MOST_STUCK
         _fail(batch, Overloaded("the model did not answer in time"))
-        what = "hangs" if worker.thread.is_alive() else "has died"
+        reason = HANGS if worker.thread.is_alive() else DIED
+        if self._tell_lost is not None and (succeeded or batch):
+            self._tell_lost(reason)
         if succeeded:
-            log.error("%s %s, its batch of %d failed; another one starts", worker.thread.name, what, len(batch))
+            log.error("%s %s, its batch of %d failed; another one starts", worker.thread.name, reason, len(batch))
             self._lost.append(worker)
             successor = self._workers[self._workers.index(worker)] = _Worker(self._run, worker.number)
             successor.thread.start()
         elif batch:
-            log.critical("%s %s, and so do %d before it: restart this process", worker.thread.name, what, MOST_STUCK)
+            log.critical("%s %s, and so do %d before it: restart this process", worker.thread.name, reason, MOST_STUCK)
 
     @property
     def waiting(self) -> int:

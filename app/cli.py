@@ -72,6 +72,10 @@ def main() -> None:
         sys.exit(f"sdb: {_line(error)}")
     except ValidationError as error:
         sys.exit(f"sdb: {explain(error.errors())}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"sdb: {error.filename2 or error.filename}: {error.strerror}")
     except Exception as error:
         sys.exit(_explained(error))
 

@@ -4,18 +4,17 @@ Knows the ways in which they are presented; whether they are good is the key ser
 """
 
 import base64
-import binascii
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.datastructures import FormData
 
-from app.dependencies import BEARER, OriginDep, ServicesDep, noted, right
+from app.dependencies import BEARER, OriginDep, ServicesDep, check_kind, key_of, noted, right
 from app.errors import InvalidRequest
 from app.forms import form, text_field
 from app.pipeline import Services
-from keys.errors import InvalidCredential, MissingScope
+from keys.errors import InvalidCredential
 from keys.records import KeyRecord, Origin
 
 BASIC = "basic"
@@ -46,13 +45,9 @@ async def _client_or_admin(request: Request, fields: Fields, origin: OriginDep, 
     presented = _authorization(request, fields)
     if presented is None or presented[0] != BEARER:
         return await _client(request, fields, origin, services)
-    caller = noted(await services.keys.authenticate(presented[1], origin))
-    if caller.key is None:
-        raise InvalidCredential
-    if caller.key.kind != "admin":
-        await services.keys.refused(caller.key.id, "", MissingScope.code, origin)
-        raise MissingScope("this needs an admin key, or a client's id and API key")
-    return caller.key
+    key = key_of(noted(await services.keys.authenticate(presented[1], origin)))
+    await check_kind(key, "admin", origin, services, "this needs an admin key, or a client's id and API key")
+    return key
 
 
 async def _owner(services: Services, origin: Origin, client_id: str, client_secret: str) -> KeyRecord:
@@ -86,7 +81,7 @@ def _pair(credential: str) -> tuple[str, str]:
     """
     try:
         name, colon, secret = base64.b64decode(credential, validate=True).decode("ascii").partition(":")
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise InvalidCredential from None
     if not colon:
         raise InvalidCredential

@@ -6,6 +6,7 @@ ever, and whoever opens enough of them keeps everybody else out. Knows HTTP/1.1 
 
 import asyncio
 import enum
+import logging
 import resource
 import secrets
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.server import ServerState
 
 from app.errors import problem
+from app.joined import Joined
 from app.request_heads import BoundedHead
 
 KEEP_ALIVE_S = 75  # longer than clients and proxies keep a connection that they do not use: they are to close it first
 RESERVED_DESCRIPTORS = 128  # for files, the store, and what libraries open
 MOST_DESCRIPTORS = 65536
+
+log = logging.getLogger("sdb.http")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Connection(BoundedHead):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has come."""
         super().connection_made(transport)
+        self.transport = self._joined = Joined(transport)
         self.phase, self.since, self.received = Phase.HEADERS, self.loop.time(), 0
         self._untaken, self._untaken_since = 0, self.since
         self._answered: RequestResponseCycle | None = None
@@ -117,6 +122,7 @@ class Connection(BoundedHead):
 
     def on_headers_complete(self) -> None:
         """A request is known but for its body."""
+        self.judge_head()
         self.phase, self.since, self.received = Phase.BODY, self.loop.time(), 0
         self.server_state.idle.pop(self, None)
         super().on_headers_complete()
@@ -133,6 +139,7 @@ class Connection(BoundedHead):
 
     def on_response_complete(self) -> None:
         """An answer is given, be it taken or not."""
+        self._joined.flush()
         if not self.pipeline and self.phase is Phase.ANSWER:
             self.phase = Phase.REQUEST
             self.server_state.idle[self] = None
@@ -186,11 +193,19 @@ class Connection(BoundedHead):
 
 
 def most_connections(wanted: int) -> int:
-    """So many as are wanted, if the process may have so many descriptors; it is given all that it may have."""
+    """So many as are wanted, if the process may have so many descriptors; it is given all that it may have.
+
+    Where they are few, half of them are for callers.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     may = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < may:
         resource.setrlimit(resource.RLIMIT_NOFILE, (may, hard))
     else:
         may = soft
-    return wanted if may == resource.RLIM_INFINITY else max(1, min(wanted, may - RESERVED_DESCRIPTORS))
+    if may == resource.RLIM_INFINITY:
+        return wanted
+    most = max(1, min(wanted, may - min(RESERVED_DESCRIPTORS, may // 2)))
+    if most < wanted:
+        log.warning("with %d descriptors there is room for %d connections, not for %d", may, most, wanted)
+    return most

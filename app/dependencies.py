@@ -18,7 +18,7 @@ from app.errors import InvalidRequest
 from app.journal import current
 from app.pipeline import Services
 from keys.errors import InvalidCredential, MissingScope
-from keys.records import Act, Caller, Origin
+from keys.records import Act, Caller, KeyKind, KeyRecord, Origin
 
 BEARER = "bearer"
 RIGHTS: set[Callable[..., Any]] = set()
@@ -100,11 +100,34 @@ async def everybody() -> None:
     """Nobody is asked who they are."""
 
 
-@right
-async def _key_holder(caller: Presented) -> Caller:
-    if caller is None:
+def key_of(caller: Caller | None) -> KeyRecord:
+    """The key that a caller has presented.
+
+    Raises:
+        InvalidCredential: there is none.
+    """
+    if caller is None or caller.key is None:
         raise InvalidCredential
-    return caller
+    return caller.key
+
+
+@right
+async def _key_holder(caller: Presented) -> KeyRecord:
+    return key_of(caller)
+
+
+KeyHolder = Annotated[KeyRecord, Depends(_key_holder)]
+
+
+async def check_kind(key: KeyRecord, kind: KeyKind, origin: Origin, services: Services, needed: str) -> None:
+    """Pass keys of one kind; that another one tried is written into the audit log.
+
+    Raises:
+        MissingScope: it is of another kind; `needed` is what is said of that.
+    """
+    if key.kind != kind:
+        await services.keys.refused(key.id, "", MissingScope.code, origin)
+        raise MissingScope(needed)
 
 
 @right
@@ -136,13 +159,12 @@ def _client(caller: Caller | None, origin: Origin, services: Services) -> Caller
 
 
 @right
-async def _admin(caller: Annotated[Caller, Depends(_key_holder)], services: ServicesDep) -> Caller:
-    if caller.key is None:
-        raise InvalidCredential
-    if caller.key.kind != "admin":
-        await services.keys.refused(caller.key.id, "", MissingScope.code, caller.origin)
-        raise MissingScope("this needs an admin key")
-    return caller
+async def _admin(key: KeyHolder, origin: OriginDep, services: ServicesDep) -> KeyRecord:
+    await check_kind(key, "admin", origin, services, "this needs an admin key")
+    return key
+
+
+AdminCaller = Annotated[KeyRecord, Depends(_admin)]
 
 
 IDEMPOTENCY_KEY, LONGEST = "Idempotency-Key", 255
@@ -171,15 +193,11 @@ def idempotency_key_of(request: Request) -> str | None:
     return name
 
 
-async def _act(caller: Annotated[Caller, Depends(_admin)], idempotency_key: IdempotencyKey = None) -> Act:
-    if caller.key is None:
-        raise InvalidCredential
-    return Act(caller.key.id, caller.origin.request_id, caller.origin.address, idempotency_key)
+async def _act(admin: AdminCaller, origin: OriginDep, idempotency_key: IdempotencyKey = None) -> Act:
+    return Act(admin.id, origin.request_id, origin.address, idempotency_key)
 
 
 Everybody = Depends(everybody)
-KeyHolder = Annotated[Caller, Depends(_key_holder)]
 AnyCaller = Annotated[Caller, Depends(_data_plane)]
 PredictingCaller = Annotated[Caller, Depends(predicting)]
-AdminCaller = Annotated[Caller, Depends(_admin)]
 Acting = Annotated[Act, Depends(_act)]

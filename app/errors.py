@@ -6,14 +6,18 @@ Knows codes and HTTP; the errors themselves are raised where they happen and nev
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from keys.errors import InvalidGrant, KeyServiceError, QuotaExceeded, RateLimited
 from keys.records import BUDGET, Budget, Standing
+
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class RequestError(Exception):
@@ -169,7 +173,7 @@ def _domain_error(request: Request, exception: Exception) -> Response:
             members = {"violated-policies": [BUDGET]}
             return _answer(request, code, detail, headers=_spent_headers(exception), members=members)
         case RateLimited():
-            headers = _never_or_after(exception.retry_after_s)
+            headers = never_or_after(exception.retry_after_s)
             return _answer(request, code, detail, headers=headers, members={"violated-policies": [exception.name]})
         case InvalidGrant():
             return _answer(request, code, detail, error=exception.oauth_error)
@@ -185,7 +189,8 @@ def _spent_headers(refusal: QuotaExceeded) -> dict[str, str]:
     return headers
 
 
-def _never_or_after(seconds: float | None) -> dict[str, str]:
+def never_or_after(seconds: float | None) -> dict[str, str]:
+    """Headers that say when to come again; None is never."""
     return {"x-should-retry": "false"} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
 
@@ -208,7 +213,20 @@ def explain(errors: object) -> str:
     """The first of pydantic's errors as one line, without the value that was refused."""
     first = errors[0] if isinstance(errors, list | tuple) and errors else {}
     place = ".".join(str(part) for part in first.get("loc", ()))
-    return f"{place}: {first.get('msg', 'not valid')}" if place else str(first.get("msg", "not valid"))
+    said = str(first.get("msg", "not valid")).removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
+
+
+def validated(shape: type[Shape], value: object) -> Shape:
+    """What somebody sent or typed, in the shape that it must have.
+
+    Raises:
+        InvalidRequest: it has another, in one line that does not repeat it.
+    """
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error.errors())) from None
 
 
 def rate_limit_headers(budget: Budget | None, standings: Sequence[Standing]) -> dict[str, str]:

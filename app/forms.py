@@ -3,16 +3,24 @@
 Starlette answers for what arrived before a form was cut off; here a form without its end is malformed.
 """
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.errors import InvalidRequest
 
 MAX_FIELDS = 20
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's, for bodies that are in memory anyway: it would write large parts to a disk, which may be full."""
+
+    spool_max_size = sys.maxsize
 
 
 @asynccontextmanager
@@ -23,12 +31,17 @@ async def form(request: Request, max_files: int) -> AsyncIterator[FormData]:
         InvalidRequest: it is neither, or malformed.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind == b"multipart/form-data":
-        end = b"--" + options.get(b"boundary", b"") + b"--"
-        if end not in await request.body():
-            raise InvalidRequest("the form has no end")
+    multipart = kind == b"multipart/form-data"
+    if multipart and b"--" + options.get(b"boundary", b"") + b"--" not in await request.body():
+        raise InvalidRequest("the form has no end")
+    limits = {"max_files": max_files, "max_fields": MAX_FIELDS}
     try:
-        parts = await request.form(max_files=max_files, max_fields=MAX_FIELDS)
+        if multipart:
+            parts = await _InMemory(request.headers, request.stream(), **limits).parse()
+        else:
+            parts = await request.form(**limits)
+    except MultiPartException as error:
+        raise InvalidRequest(error.message) from None
     except UnicodeError:
         raise InvalidRequest("the form's character set is not known") from None
     try:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from app.batching import Batcher
@@ -26,10 +25,10 @@ from models.bundles import Manifest
 from models.data import Pixels
 from models.engines.choice import Wanted
 from models.engines.cores import Cores, available
+from models.engines.engine import Logits
 from models.predictor import Predictor, choose_devices
 from models.watch import Certainty
 
-Logits = NDArray[np.float32]
 NO_MEMORY = ("allocate memory", "not enough memory", "bad allocation")  # torch on a CPU, engines in C++
 
 log = logging.getLogger("sdb.models")
@@ -96,6 +95,8 @@ class Work:
     last_ms: int = 0
     told: Callable[[int, float], None] | None = None
     """Hears of each pass how many images it had and how many seconds it took."""
+    lost: Callable[[str], None] | None = None
+    """Hears of each thread that was given up what became of it (app/batching.py)."""
 
     def add(self, images: int, took_ns: int) -> None:
         """A pass is done; called by one thread at a time."""
@@ -159,6 +160,7 @@ class HostedModel:
             queue_limit=settings.queue_limit,
             workers=sum(replica.at_once for replica in replicas),
             limit_s=settings.model_timeout_s,
+            lost=self._lost,
         )
 
     @property
@@ -205,6 +207,10 @@ class HostedModel:
             log.error("model %s: not all of %d answers are finite; none of them leaves", self.manifest.name, len(rows))
             raise ModelFailed("the model's answer is not a number")
         return vectors
+
+    def _lost(self, reason: str) -> None:
+        if self.work.lost is not None:
+            self.work.lost(reason)
 
     def _answer(self, parts: list[Rows]) -> Vectors:
         began = time.perf_counter_ns()

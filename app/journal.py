@@ -46,10 +46,10 @@ class Trace:
 
         The choice is OpenTelemetry's: the caller's where it has made one, else by the last 64 bits of the trace's id.
         """
-        span_id, given = secrets.token_hex(8), TRACEPARENT.fullmatch(traceparent)
-        if given:
+        random = secrets.token_hex(24)  # at once: each time, the system is asked
+        trace_id, span_id = random[:32], random[32:]
+        if given := TRACEPARENT.fullmatch(traceparent):
             return cls(given[1], span_id, given[2], int(given[3], 16))
-        trace_id = secrets.token_hex(16)
         return cls(trace_id, span_id, "", SAMPLED if int(trace_id[LAST_64_BITS:], 16) < sample * 2**64 else 0)
 
 
@@ -164,4 +164,5 @@ def _write(level: int, entry: Entry) -> None:
         steps = {name: round((ended - began) / 1e6, 1) for name, began, ended in entry.stages()}
         fields["stages_ms"] = steps
         line += " slow: " + ", ".join(f"{name} {ms} ms" for name, ms in steps.items())
-    log.log(level, line, extra={"fields": fields})
+    # What `log.log` does, but for the search of the stack for its caller, who is always the same.
+    log.handle(log.makeRecord(log.name, level, __file__, 0, line, (), None, extra={"fields": fields}))

@@ -5,7 +5,7 @@ Knows pydantic and the key service; knows neither HTTP nor a terminal.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,7 @@ from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, ImageKey, ImageKey
 from keys.material import to_text
 from keys.records import (
     MAX_BUDGET,
+    Bucket,
     Budget,
     IssuedKey,
     KeyGrant,
@@ -26,8 +27,6 @@ from keys.records import (
     UsageBucket,
 )
 from keys.service import KeyService
-
-Bucket = Literal["hour", "day"]
 
 
 class CreateKey(KeyGrant):

@@ -3,8 +3,10 @@
 Bound before anything is built: a port that is taken is known at once, and nobody is let in before there are answers.
 """
 
+import errno
 import logging
 import socket
+from contextlib import ExitStack
 
 from app.settings import Settings
 from keys.errors import ConfigurationError
@@ -18,19 +20,25 @@ def listening(settings: Settings) -> socket.socket:
     Raises:
         ConfigurationError: the descriptor is none, or the address cannot be had.
     """
-    return _bound(settings.host, settings.port) if settings.fd is None else _handed_over(settings.fd)
+    return _bound(settings) if settings.fd is None else _handed_over(settings.fd)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(settings: Settings) -> socket.socket:
+    host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        with ExitStack() as unless_bound:
+            bound = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            unless_bound.pop_all()
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        remedy = "; SDB_PORT names another port" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}{remedy}") from None
+    except UnicodeError:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: no host can be called so") from None
     bound.set_inheritable(True)
-    log.info("http://%s:%s is this server's", f"[{host}]" if ":" in host else host, bound.getsockname()[1])
+    log.info("http://%s:%s is this server's", settings.url_host, bound.getsockname()[1])
     return bound
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import errors
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from app.telemetry import Telemetry
 
 VERSION = "0.1.0"
+NONE_BUT_OURS: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 Hosting = Callable[[Settings, State], Models]
 
 
@@ -54,10 +56,12 @@ def create_app(settings: Settings, hosting: Hosting = Models.load) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=NONE_BUT_OURS,
     )
     errors.install(app)
-    # What is asked most comes first: it is found soonest.
-    data_plane = (predict.doors, infer.doors, huggingface.router, predict.router, open_inference.router)
+    # What is asked most comes first, and as it is: FastAPI matches what is in an included router twice.
+    app.router.routes.extend((*predict.doors.routes, *infer.doors.routes))
+    data_plane = (huggingface.router, predict.router, open_inference.router)
     watched = (health.router, metrics.router)
     for router in (*data_plane, tokens.router, keys.holder, keys.admin, audit.router, *watched, console):
         app.include_router(router)

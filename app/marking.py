@@ -10,11 +10,11 @@ import anyio
 import anyio.to_thread
 import numpy as np
 
-from app.hosting import Logits
 from keys.records import Caller, KeyRecord
 from keys.tracing import TracingService
 from models.bundles import Manifest
 from models.data import Pixels
+from models.engines.engine import Logits
 from models.tracing.mark import FEWEST_CLASSES, Mark
 
 KEPT = 4096  # marks, of about 2 KB each

@@ -7,6 +7,7 @@ import platform
 
 import torch
 
+from app.batching import DIED, HANGS
 from app.hosting import Model
 from app.journal import Journal
 from app.metrics import families
@@ -15,6 +16,7 @@ from app.pipeline import Services
 
 CALLERS, ACTIONS = ("key", "address"), ("alarm", "throttle", "coarsen", "suspend")
 STORE_FAILURES = ("ConnectionError", "TimeoutError")
+THREADS = (HANGS, DIED)
 
 
 def measure(services: Services, journal: Journal, version: str) -> None:
@@ -39,7 +41,9 @@ def _measure(metrics: Metrics, model: Model, queue_limit: int) -> None:
     metrics.sample(families.MODEL_READY, (name,), lambda: model.running)
     metrics.sample(families.QUEUE, (name,), lambda: model.waiting)
     metrics.sample(families.QUEUE_LIMIT, (name,), lambda: queue_limit)
-    model.work.told = metrics.batches(name)
+    model.work.told, model.work.lost = metrics.batches(name), metrics.threads_lost(name)
+    for reason in THREADS:
+        metrics.declare(families.THREADS_LOST, (name, reason))
     for caller in CALLERS:
         for action in ACTIONS:
             metrics.declare(families.WATCH_ALARMS, (name, caller, action))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from app.errors import RemoteError
 from models.bundles import InputSpec
+from models.data import pixels_of
 from models.evaluation.arms import Doors
 from models.evaluation.subject import Subject
 
@@ -52,9 +53,8 @@ class RemoteModel:
         return torch.cat([self._logits(chunk) for chunk in torch.split(images, at_once)])
 
     def _logits(self, images: Tensor) -> Tensor:
-        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         with self._told():
-            logits = torch.tensor(self._client.infer(self._model, pixels, outputs=["logits"]).logits)
+            logits = torch.tensor(self._client.infer(self._model, pixels_of(images), outputs=["logits"]).logits)
         if logits.ndim != 2:
             raise RemoteError(f"{self._server} does not give one vector of logits per image")
         return logits

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import observability
-from app.errors import Draining, Overloaded
+from app.errors import Draining, ModelFailed, Overloaded
 from app.hosting import Models, Rows, Vectors, Work, load_model
 from app.main import create_app
 from app.settings import Settings
@@ -139,6 +139,7 @@ class ReplicatedModel:
 
         Raises:
             Overloaded: the queues are full, or replica after replica is lost.
+            ModelFailed: the model broke off, or its answer is not a number.
         """
         began = time.perf_counter_ns()
         for attempt in range(1, ATTEMPTS + 1):
@@ -148,6 +149,8 @@ class ReplicatedModel:
                 return vectors
             except (BackPressureError, Overloaded):  # here, or there, whence it comes in a class of Ray's
                 raise Overloaded("the replicas of the model are busy") from None
+            except ModelFailed:  # the replica's traceback is the message of Ray's class, and nothing for callers
+                raise ModelFailed("the model failed; the log of its replica says how") from None
             except (RayActorError, RayServeException, Draining) as error:
                 log.warning("a replica of %s is lost (%s), try %d", self._manifest.name, type(error).__name__, attempt)
         raise Overloaded("no replica of the model stays")

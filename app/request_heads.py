@@ -1,8 +1,8 @@
 """What stands before, between and behind the bytes of a request's body: never more than some, and never mixed up.
 
 uvicorn waits for the end of a header line however long it gets, and takes what stands behind a chunked body for
-headers of the request: an `Authorization` or `X-Forwarded-For` that no proxy has seen. Knows HTTP/1.1 on the wire;
-knows no application.
+headers of the request: an `Authorization` or `X-Forwarded-For` that no proxy has seen. Of two headers it takes the
+first, where a proxy may have looked at the second. Knows HTTP/1.1 on the wire; knows no application.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,6 +31,14 @@ class BoundedHead(HttpToolsProtocol):
         """A header, or behind a body a trailer."""
         if self._in_head:
             super().on_header(name, value)
+
+    def judge_head(self) -> None:
+        """Refuse a head that can be read in two ways; raises ValueError, so that nothing behind it is read."""
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if names.count(b"authorization") > 1 or hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            self.send_400_response("a request has one Host (RFC 9112, 3.2) and one Authorization at most")
+            raise ValueError("the head can be read in two ways")
 
     def on_headers_complete(self) -> None:
         """A head has ended."""

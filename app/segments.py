@@ -17,6 +17,8 @@ PICTURE = {b"IDAT", b"fcTL", b"fdAT"}
 
 SOI, PNG_BEGIN = 2, 8  # bytes before the first piece
 SCAN, END = 0xDA, 0xD9
+SCAN_BEGIN = b"\xff\xda"
+SHORTEST = 2  # bytes of a segment: a marker without a length
 STANDALONE = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0 … RST7, SOI: markers without a length
 # Before the first scan nothing but markers is expected; little else between them is what decoders put up with.
 NEXT = re.compile(rb"[^\xff]{0,64}\xff{1,64}([^\x00\xff])")
@@ -30,6 +32,9 @@ def check_jpeg(encoded: bytes) -> None:
     Raises:
         UndecodableImage: it has too many segments or scans, or something else in their place.
     """
+    few_scans = encoded.count(SCAN_BEGIN) <= MAX_SCANS
+    if few_scans and len(encoded) < MAX_SEGMENTS * SHORTEST:
+        return  # most small images: to walk through one takes as long as to decode it
     at = SOI
     for _ in range(MAX_SEGMENTS):
         marker = NEXT.match(encoded, at)
@@ -43,7 +48,7 @@ def check_jpeg(encoded: bytes) -> None:
     else:
         raise UndecodableImage(f"a JPEG has at most {MAX_SEGMENTS} segments before its first scan")
     # Two bytes that look like a scan may be anywhere, in a film behind the picture too: only if many do is it read.
-    if encoded.count(b"\xff\xda") > MAX_SCANS:
+    if not few_scans:
         _check_scans(encoded, at)
 
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 import uvicorn
 import uvloop
 
+from app import garbage
 from app.connections import KEEP_ALIVE_S, Connection, Connections, most_connections
 from app.listening import listening
 from app.main import build, create_app
@@ -34,7 +35,7 @@ def run(
     beat: Callable[[], None] | None = None,
     share: Share | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what has begun and exit with status 0.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then answer what has begun and exit with status 0.
 
     `beat` is called once a second by what answers: when it is not, the process hangs.
 
@@ -67,10 +68,12 @@ async def _serve(
     )
     async with AsyncExitStack() as stack:
         services = app.state.services = await build(settings, stack, app.state.journal, share=share)
+        garbage.spare_what_is_built()
         server = Server(config, services, beat or _no_one)
         server.handed_over = settings.fd is not None
-        if listener is not None:
-            asyncio.get_running_loop().add_signal_handler(LEAVE, server.leave)
+        if listener is not None or signal.getsignal(LEAVE) != signal.SIG_IGN:  # as `nohup` has it
+            leave = server.stop if listener is None else server.leave
+            asyncio.get_running_loop().add_signal_handler(LEAVE, leave)
         await server.serve([bound])
 
 
@@ -93,6 +96,10 @@ class Server(uvicorn.Server):
     def leave(self) -> None:
         """Stop, while others go on to take callers from the same socket."""
         self.handed_over = self.should_exit = True
+
+    def stop(self) -> None:
+        """As at SIGTERM."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; raises ConfigurationError where another server, bound at the same time, was first."""
@@ -118,8 +125,8 @@ class Server(uvicorn.Server):
             await self._go_on(LEFT_ALONE_S, lambda: not self._connections.connections)
         else:
             self._stopping.set()
-            hurry = signal.SIGINT in self._captured_signals  # from a keyboard: nobody balances
-            await self._go_on(0 if hurry else self._delay_s, lambda: len(self._captured_signals) > 1)
+            # From a keyboard nobody balances; a SIGTERM that comes twice is no more than one.
+            await self._go_on(self._delay_s, lambda: signal.SIGINT in self._captured_signals)
         await super().shutdown(sockets)
 
     async def _go_on(self, seconds: float, enough: Callable[[], bool]) -> None:

@@ -17,8 +17,6 @@ from keys.records import RateLimit
 PREFIX = "SDB_"
 SECRETS = {"redis_url", "master_key", "token_keys", "metrics_token", "otlp_headers"}
 ZOO = Path(__file__).parent.parent / "models" / "zoo"
-
-
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 ANONYMOUS_PER_MINUTE = 600
 Signer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
@@ -26,11 +24,22 @@ Signer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
 
 
 def _listed(networks: object) -> object:
-    return [part for part in networks.replace(",", " ").split() if part] if isinstance(networks, str) else networks
+    return networks.replace(",", " ").split() if isinstance(networks, str) else networks
 
 
 class SettingsError(ValueError):
     """A variable has a value that cannot be used; one clear line, without the value of a secret."""
+
+
+def _content(variable: str, file: Path) -> str:
+    """The secret in the file that a variable names."""
+    try:
+        content = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: the file cannot be read ({type(error).__name__})") from None
+    if not content:
+        raise SettingsError(f"{variable}: the file is empty")
+    return content
 
 
 class Settings(BaseModel):
@@ -79,11 +88,19 @@ class Settings(BaseModel):
 
     @cached_property
     def anonymous_rate(self) -> RateLimit | None:
-        """How much an address may ask without a key; on loopback there is no limit unless the operator sets one."""
+        """How much an address may ask without a key; on loopback there is no limit unless the operator sets one.
+
+        A socket that was handed over may be bound to any address.
+        """
         images = self.anonymous_per_minute
         if images is None:
-            images = 0 if self.host in LOOPBACK else ANONYMOUS_PER_MINUTE
+            images = 0 if self.host in LOOPBACK and self.fd is None else ANONYMOUS_PER_MINUTE
         return RateLimit(name="address", limit=images, window_s=60) if images else None
+
+    @property
+    def url_host(self) -> str:
+        """The host as a URL has it (RFC 3986 §3.2.2)."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @staticmethod
     def secret_files(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
@@ -113,12 +130,7 @@ class Settings(BaseModel):
                 continue
             name, value = variable.removeprefix(PREFIX).lower(), text
             if name.endswith("_file") and name.removesuffix("_file") in SECRETS:
-                try:
-                    name, value = name.removesuffix("_file"), Path(text).read_text().strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    raise SettingsError(f"{variable}: the file cannot be read ({type(error).__name__})") from None
-                if not value:
-                    raise SettingsError(f"{variable}: the file is empty")
+                name, value = name.removesuffix("_file"), _content(variable, Path(text))
             if name not in cls.model_fields:
                 raise SettingsError(f"{variable} is not a setting")
             if name in values:
@@ -128,4 +140,4 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             problem = error.errors(include_input=False, include_url=False)[0]
-            raise SettingsError(f"{PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}") from None
+            raise SettingsError(f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}") from None

@@ -22,7 +22,6 @@ from keys.material import (
     new_api_key,
     parse_secret,
     replace_private,
-    to_text,
     write_private,
 )
 from keys.records import Act, KeyGrant
@@ -97,21 +96,26 @@ class State:
         return True
 
     def _write_admin(self, api_key: str) -> None:
-        replace_private(self.admin_key, (api_key + "\n").encode())
+        try:
+            replace_private(self.admin_key, (api_key + "\n").encode())
+        except OSError as error:
+            raise ConfigurationError(f"{self.admin_key} cannot be written: {error.strerror}") from error
 
     def model_secret(self, model: str, bundle: Path) -> tuple[bytes, bool]:
         """The secret (32 bytes) of a model, and whether it is a public one that came with a demo bundle.
 
         Raises:
-            ConfigurationError: there is none, or the master key does not open it.
+            ConfigurationError: there is none, it cannot be read, or the master key does not open it.
         """
-        sealed = self._sealed(model)
-        if sealed.exists():
-            return self.vault.unseal(sealed.read_bytes(), _context(model)), False
-        demo = bundle / DEMO_SECRET
-        if demo.exists():
-            return parse_secret(demo.read_text(), str(demo)), True
-        raise ConfigurationError(f"no secret for model {model}: {sealed} is missing")
+        sealed, demo = self._sealed(model), bundle / DEMO_SECRET
+        try:
+            if sealed.exists():
+                return self.vault.unseal(sealed.read_bytes(), _context(model)), False
+            if demo.exists():
+                return parse_secret(demo.read_text(), str(demo)), True
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"the secret of model {model} cannot be read: {error}") from error
+        raise ConfigurationError(f"no secret for model {model}: {sealed} is missing; bring it from where it was made")
 
     def new_model_secret(self, model: str) -> bytes:
         """Make a secret for a model that has none, and keep it sealed by the master key; an existing one stays.
@@ -188,7 +192,8 @@ async def make_first_admin(settings: Settings, state: State, service: KeyService
 
 async def _make_first_admin(settings: Settings, state: State, service: KeyService) -> None:
     if await state.first_admin(service):
-        log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.host}:{settings.port}"))
+        log.info(FIRST_START.format(path=state.admin_key, url=f"http://{settings.url_host}:{settings.port}"))
+    await service.ready()  # from here on, another store is told from this one
 
 
 async def make_first_admin_later(settings: Settings, state: State, service: KeyService) -> None:
@@ -206,8 +211,7 @@ async def make_first_admin_later(settings: Settings, state: State, service: KeyS
 
 def new_demo_secret(bundle: Path) -> bytes:
     """Make a public secret beside the bundle, or read the one that is there."""
-    path = bundle / DEMO_SECRET
-    return parse_secret(load_or_create(path, lambda: to_text(secrets.token_bytes(SECRET_BYTES))), str(path))
+    return load_or_create(bundle / DEMO_SECRET)
 
 
 def _context(model: str) -> str:

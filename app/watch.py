@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.hosting import Logits, Rows, Vectors
+from app.hosting import Rows, Vectors
 from app.metrics.recorder import Metrics
 from app.schemas import Parameters
 from app.settings import Settings
@@ -22,6 +22,7 @@ from keys.records import Act, Caller, RateLimit
 from keys.service import KeyService
 from models import bundles
 from models.bundles import Manifest
+from models.engines.engine import Logits
 from models.watch import Reference, Suspicion, WatchError, thumbnails
 
 CALLERS = 10_000  # that are remembered, of each model together; the one unheard of for longest is forgotten
@@ -47,15 +48,16 @@ class Watch:
         """The watch that the settings ask for, over all models that they name.
 
         Raises:
-            ConfigurationError: a model has no reference, or another model's.
+            ConfigurationError: a model has no reference, another model's, or one that its manifest does not vouch for.
+            BundleError: a manifest cannot be read, or nobody who is trusted has signed it.
         """
         if settings.watch == "off":
             return None
         references = {}
         for folder in bundles.discover(settings.models_dir):
-            manifest = bundles.load_manifest(folder)
+            manifest = bundles.load_manifest(folder, settings.bundle_signers)
             try:
-                found = Reference.load(folder, manifest.sha256.get(bundles.WEIGHTS, ""), len(manifest.classes))
+                found = Reference.load(folder, manifest)
             except WatchError as error:
                 raise ConfigurationError(f"SDB_WATCH={settings.watch}: {error}") from error
             references[manifest.name] = found

@@ -16,12 +16,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 from app import observability
+from app.metrics.families import Replaces
 from app.metrics.tallies import SIZE
 from app.settings import Settings
 from keys.errors import ConfigurationError
@@ -39,18 +41,26 @@ Blocks = Sequence[object]
 log = logging.getLogger("sdb.workers")
 
 
+@dataclass(frozen=True)
+class Place:
+    """The blocks that all count in, the number of one's own, and what became of whoever had this place before."""
+
+    blocks: Blocks
+    number: int
+    replaces: Replaces | None
+
+
 class Worker:
     """One of the processes, and when it was last heard of."""
 
-    def __init__(
-        self, context: ForkServerContext, settings: Settings, listener: socket.socket, blocks: Blocks, number: int
-    ) -> None:
-        self.number = number
-        """Of the block that it counts in."""
+    def __init__(self, context: ForkServerContext, settings: Settings, listener: socket.socket, place: Place) -> None:
+        self.place = place
         self.pulse, pulse = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(settings, listener, pulse, blocks, number))
+        self.process = context.Process(target=_work, args=(settings, listener, pulse, place))
         self.process.start()
         pulse.close()  # the worker's end
+        self.end_is: Replaces = "ended"
+        """What becomes of it, or is about to."""
         self.heard_at = math.inf  # not yet: how long a start may take is for the models to say
         self.told_at = math.inf
 
@@ -148,6 +158,7 @@ class Workers:
         for worker in self._running:
             if worker.hangs and worker.process.is_alive():
                 log.error("worker %s hangs and is killed", worker.process.pid)
+                worker.end_is = "hung"
                 worker.process.kill()
         for worker in self._leaving:
             if time.monotonic() - worker.told_at > limit:
@@ -166,14 +177,14 @@ class Workers:
             log.warning("worker %s ended (%s), another one starts", worker.process.pid, worker.process.exitcode)
             worker.end()
             time.sleep(AGAIN_AFTER_S)
-            self._running[number] = self._start()
+            self._running[number] = self._start(worker.end_is)
 
     def _renew(self) -> None:
         """A step towards new workers: start one, or let it take the place of an old one when it answers."""
         while self._to_replace and self._to_replace[0] not in self._running:
             self._to_replace.popleft()  # it ended by itself: its successor is new
         if self._incoming is None:
-            self._incoming = self._start() if self._to_replace else None
+            self._incoming = self._start("renewed") if self._to_replace else None
         elif not self._incoming.process.is_alive():
             log.error("a new worker could not start: the old ones stay")
             self._to_replace.clear()
@@ -194,11 +205,11 @@ class Workers:
         old.tell(RENEW)
         log.info("worker %s takes the place of %s", successor.process.pid, old.process.pid)
 
-    def _start(self) -> Worker:
+    def _start(self, replaces: Replaces | None = None) -> Worker:
         """A worker that goes on counting where one that has ended left off."""
-        taken = [worker.number for worker in self._all() if worker.process.is_alive()]
+        taken = [worker.place.number for worker in self._all() if worker.process.is_alive()]
         number = min(range(len(self._blocks)), key=taken.count)
-        return Worker(self._context, self._settings, self._listener, self._blocks, number)
+        return Worker(self._context, self._settings, self._listener, Place(self._blocks, number, replaces))
 
     def _stop(self) -> None:
         workers = self._all()
@@ -234,7 +245,7 @@ def _signals() -> Iterator[socket.socket]:
             signal.set_wakeup_fd(-1)
 
 
-def _work(settings: Settings, listener: socket.socket, pulse: Connection, blocks: Blocks, number: int) -> None:
+def _work(settings: Settings, listener: socket.socket, pulse: Connection, place: Place) -> None:
     """The life of a worker; what an operator can mend ends it with one line."""
     from app.metrics.share import Share  # noqa: PLC0415
     from app.server import UNBUILDABLE, run  # noqa: PLC0415 - imports torch, which the parent does without
@@ -246,7 +257,7 @@ def _work(settings: Settings, listener: socket.socket, pulse: Connection, blocks
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.set_blocking(pulse.fileno(), False)
     try:
-        run(settings, listener, lambda: _beat(pulse), Share.of(blocks, number))
+        run(settings, listener, lambda: _beat(pulse), Share.of(place.blocks, place.number, place.replaces))
     except UNBUILDABLE as error:
         sys.stderr.write(f"sdb: {error}\n")
         sys.exit(COULD_NOT_START)

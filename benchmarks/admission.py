@@ -9,7 +9,6 @@ tables and writes results/admission.json.
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.rows import keep, show
 from keys.budget_store import Ask, BudgetStore
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
@@ -33,9 +31,7 @@ from keys.scripting import Call, Scripts
 from keys.service import KeyService
 from keys.store import KeyStore
 from keys.tokens import TokenMint
-from models.environment import environment
 
-RESULTS = Path(__file__).parent / "results"
 TOGETHER = 32
 BARE_NAME, BARE_LIKE_OURS = "bare INCR script", "bare INCR script, on connections like ours"
 ONE = Ask(1, 1, "cifar10")
@@ -196,27 +192,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=4000)
     rounds = parser.parse_args().rounds
-    document: dict[str, Any] = {"command": f"python -m benchmarks.admission --rounds {rounds}", **environment()}
+    found: dict[str, dict[str, list[Row]]] = {}
     for fsync in ("always", "no"):
         with tempfile.TemporaryDirectory() as folder, EmbeddedStore(Path(folder)) as store:
             tables = asyncio.run(_with_fsync(store.url, fsync, rounds))
-        document[f"appendfsync {fsync}"] = tables
+        found[f"appendfsync {fsync}"] = tables
         for title, rows in tables.items():
-            _show(f"{title}, appendfsync {fsync}", rows)
-    (RESULTS / "admission.json").write_text(json.dumps(document, indent=2) + "\n")
+            show(f"{title}, appendfsync {fsync}", rows)
+    keep(f"admission --rounds {rounds}", found)
 
 
 async def _with_fsync(url: str, fsync: str, rounds: int) -> dict[str, list[Row]]:
     async with connect(url) as client:
         await client.config_set("appendfsync", fsync)
     return await measure(url, rounds)
-
-
-def _show(title: str, rows: list[Row]) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,21 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 from sdb_client.sealed import seal
 from sdb_client.transforms import Transform
 
-from app.settings import ZOO, Settings
+from app.settings import Settings
 from app.state import State
-from benchmarks.figures import COLOURS, DOCS
-from models.data import load
+from benchmarks.figures import COLOURS
+from benchmarks.plots import DOCS, drawn
+from benchmarks.shipped import shipped
+from models.bundles import load_manifest
+from models.data import load, pixels_of
 from models.lock import lock_transform
 from models.predictor import Predictor
 
@@ -45,17 +46,14 @@ class Panel:
 def main() -> None:
     """Draw all of them."""
     given = arguments()
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "sdb"
-    state = State(Settings(state_dir=given.state))
-    box = predictor(state, ZOO / "cifar10")
-    locked = predictor(state, given.locked)
+    name = load_manifest(given.locked).name
+    secret, _ = State(Settings(state_dir=given.state)).model_secret(name, given.locked)
+    box, locked = shipped(), Predictor(given.locked, secret, torch.device("cpu"))
     images = load(given.data, "test", 32, 32)
     first = [int((images.labels == label).nonzero()[0]) for label in SHOWN]
-    pictures = images.images[first].permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = pixels_of(images.images[first])
     draw("public", public(box, pictures[0]), box.manifest.classes)
     draw("authorised", authorised(box, pictures), box.manifest.classes)
-    secret, _ = state.model_secret(locked.manifest.name, given.locked)
     draw("locked", unlocked(locked, secret, pictures), box.manifest.classes)
     draw("encrypted", [encrypted(picture) for picture in pictures[:2]], ())
 
@@ -69,11 +67,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--locked", type=Path, required=True, help="a bundle of `sdb lock`, for the same classes")
     parser.add_argument("--state", type=Path, default=Path("var"), help="state folder with the locked model's secret")
     return parser.parse_args()
-
-
-def predictor(state: State, folder: Path) -> Predictor:
-    """A bundle with its secret."""
-    return Predictor(folder, state.model_secret(folder.name, folder)[0], torch.device("cpu"))
 
 
 def answers(
@@ -154,20 +147,17 @@ def transform(step: str) -> Transform:
 
 def draw(name: str, rows: list[list[Panel]], classes: tuple[str, ...]) -> None:
     """Write docs/figures/NAME.svg."""
-    wide = len(rows[0])
-    figure, grid = plt.subplots(
-        len(rows), wide, figsize=(2.3 * wide, 1.9 * len(rows)), layout="constrained", squeeze=False
-    )
-    for row, panels in zip(grid, rows, strict=True):
-        for axes, panel in zip(row, panels, strict=True):
-            axes.set_title(panel.title, fontsize=9)
-            if panel.shown.ndim == 3:
-                axes.imshow(panel.shown)
-                axes.set_axis_off()
-            else:
-                bars(axes, panel, classes)
-    figure.savefig(DOCS / "figures" / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
+    high, wide = len(rows), len(rows[0])
+    path = DOCS / "figures" / f"{name}.svg"
+    with drawn(path, 2.3 * wide, 1.9 * high, nrows=high, ncols=wide, squeeze=False) as grid:
+        for row, panels in zip(grid, rows, strict=True):
+            for axes, panel in zip(row, panels, strict=True):
+                axes.set_title(panel.title, fontsize=9)
+                if panel.shown.ndim == 3:
+                    axes.imshow(panel.shown)
+                    axes.set_axis_off()
+                else:
+                    bars(axes, panel, classes)
 
 
 def bars(axes: Axes, panel: Panel, classes: tuple[str, ...]) -> None:
@@ -179,7 +169,6 @@ def bars(axes: Axes, panel: Panel, classes: tuple[str, ...]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

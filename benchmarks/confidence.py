@@ -6,33 +6,26 @@ has the same images, students and seeds. Writes results/confidence.json and docs
 """
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import matplotlib as mpl
-import torch
 from lightning_fabric import Fabric
-from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
-from keys.material import parse_secret
+from benchmarks.plots import DOCS, drawn
+from benchmarks.rows import keep
+from benchmarks.shipped import shipped
 from models.attacks import flattening, hard_label
 from models.attacks.attacker import Attacker, Trainer
 from models.attacks.oracle import TierOracle
 from models.backbones import Classifier, build
-from models.environment import environment
 from models.evaluation.evaluate import read_images
 from models.metrics import calibration_error, top1
-from models.predictor import Predictor
 from models.release import Release, calibrated_levels
 from models.training.loop import Recipe
 
 LEVELS = (1, 2, 4, 8, 16, None)  # None: the keyed vector's own confidence
-ROOT = Path(__file__).parent.parent
 
 
 class Told:
@@ -55,8 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    folder = ZOO / "cifar10"
-    box = Predictor(folder, parse_secret((folder / DEMO_SECRET).read_text(), "demo"), torch.device("cpu"))
+    box = shipped()
     manifest, keyed = box.manifest, TierOracle(box, keyed=True)
     classes = len(manifest.classes)
     images = read_images(arguments.data, None, manifest.input, manifest.classes, arguments.images)
@@ -89,30 +81,25 @@ def main() -> None:
         error = calibration_error(released(levels, images.test.images, test), images.test.labels)
         rows.append({"attack": name, "levels": levels, "calibration_error": round(error, 4), "test_top1": accuracies})
         print(rows[-1], flush=True)
-    document = {"command": "python -m benchmarks.confidence", **environment(), "rows": rows}
-    (ROOT / "benchmarks" / "results" / "confidence.json").write_text(json.dumps(document, indent=2) + "\n")
+    keep("confidence", {"rows": rows})
     _draw(rows[0], rows[1:])
 
 
 def _draw(floor: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "sdb"
-    figure, (learned, calibrated) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
     names = ["all" if row["levels"] is None else str(row["levels"]) for row in rows]
     differences = [
         [own - theirs for own, theirs in zip(row["test_top1"], floor["test_top1"], strict=True)] for row in rows
     ]
     errors = [stdev(values) / len(values) ** 0.5 for values in differences]
-    learned.errorbar(names, [fmean(values) for values in differences], yerr=errors, color="#c8553d", marker="o")
-    learned.axhline(0, color="#333333", lw=0.8, ls="--")
-    learned.set_ylabel("student minus hard labels, points")
-    calibrated.plot(names, [100 * row["calibration_error"] for row in rows], color="#2a7f62", marker="o")
-    calibrated.set_ylabel("calibration error, %")
-    calibrated.set_ylim(0)
-    for axes in (learned, calibrated):
-        axes.set_xlabel("levels of public confidence")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(ROOT / "docs" / "figures" / "confidence.svg", metadata={"Date": None})
+    with drawn(DOCS / "figures" / "confidence.svg", 8, 2.8, ncols=2) as (learned, calibrated):
+        learned.errorbar(names, [fmean(values) for values in differences], yerr=errors, color="#c8553d", marker="o")
+        learned.axhline(0, color="#333333", lw=0.8, ls="--")
+        learned.set_ylabel("student minus hard labels, points")
+        calibrated.plot(names, [100 * row["calibration_error"] for row in rows], color="#2a7f62", marker="o")
+        calibrated.set_ylabel("calibration error, %")
+        calibrated.set_ylim(0)
+        for axes in (learned, calibrated):
+            axes.set_xlabel("levels of public confidence")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Engines take turns, the medians of the repetitions count. Prints a table and wri
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from app.settings import ZOO
 from app.state import DEMO_SECRET
+from benchmarks.rows import keep, show
 from keys.material import parse_secret
 from models import bundles
 from models.bundles import GuardSpec, InputSpec, Manifest
@@ -30,11 +28,9 @@ from models.engines.agreement import pictures
 from models.engines.choice import EngineName, Wanted
 from models.engines.cores import Cores, available
 from models.engines.engine import Engine
-from models.environment import environment
 from models.key_stream import fingerprint
 from models.predictor import Predictor, choose_device
 
-RESULTS = Path(__file__).parent / "results"
 SECRET = bytes(range(32))
 BATCHES = (1, 8, 32)
 ENGINES: tuple[EngineName, ...] = ("eager", "onnxruntime", "openvino", "compile", "graphs")
@@ -82,7 +78,11 @@ def main() -> None:
         cells = [cell for folder in models(Path(work)) for cell in planned(folder, device, arguments.engines)]
         for cell in cells * arguments.repetitions:
             measured.setdefault(cell, []).append(cell.images_per_second(arguments.seconds))
-    report([_row(cell, found) for cell, found in measured.items()], arguments.device)
+    rows = [_row(cell, found) for cell, found in measured.items()]
+    show("images a second through a whole box, medians", rows)
+    runtimes = {package: version(package) for package in ("onnxruntime", "openvino") if find_spec(package)}
+    file = "engines" if arguments.device == "cpu" else "engines-cuda"
+    keep(f"engines --device {arguments.device}", {"runtimes": runtimes, "rows": rows}, file)
 
 
 def models(work: Path) -> Iterator[Path]:
@@ -126,20 +126,6 @@ def _row(cell: Cell, found: list[float]) -> dict[str, str | int | float]:
         "from": round(min(found), 1),
         "to": round(max(found), 1),
     }
-
-
-def report(rows: list[dict[str, str | int | float]], device: str) -> None:
-    """Print the table; write it with what it was measured on."""
-    table = Table(*rows[0], title="images a second through a whole box, medians")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
-    RESULTS.mkdir(exist_ok=True)
-    name = "engines.json" if device == "cpu" else "engines-cuda.json"
-    runtimes = {package: version(package) for package in ("onnxruntime", "openvino") if find_spec(package)}
-    described = {"command": "python -m benchmarks.engines", **environment(), **runtimes}
-    document = {"environment": described, "rows": rows}
-    (RESULTS / name).write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

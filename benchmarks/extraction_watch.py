@@ -7,41 +7,34 @@ from its answers. Writes results/extraction_watch.json and docs/figures/extracti
 
 import argparse
 import gzip
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
-from keys.material import parse_secret
+from benchmarks.plots import DOCS, drawn
+from benchmarks.rows import keep
+from benchmarks.shipped import shipped
 from models.attacks.augmentations import view
-from models.attacks.oracle import Remembered
+from models.attacks.oracle import Remembered, TierOracle
 from models.bundles import WEIGHTS
-from models.data import LabelledImages, load
+from models.data import LabelledImages, load, pixels_of
 from models.engines.choice import Wanted
-from models.environment import environment
-from models.predictor import Predictor
 from models.training.watch import calibrate, worse
 from models.watch import Reference, Suspicion, certainty, thumbnails
 
-ROOT = Path(__file__).parent.parent
 SENT, WINDOW = 1000, 100  # images of a caller, and of a window of the detectors that look at windows
 CUSTOMERS, ATTACKERS = 10_000, 1000  # of each kind and seed
 WINDOWED = 1000  # customers of each kind that those detectors are calibrated on and tried with
 BURST = 30  # frames of one scene
-BATCH = 32
 WITHIN = (50, 100, 200, 500, 1000)
 Numbers = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -62,18 +55,6 @@ class Pool:
         return Pool(self.odds[places], self.top1[places], self.shown[places], labels)
 
 
-class Door:
-    """The undisturbed logits of the shipped model."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-
-    def query(self, images: Tensor) -> Tensor:
-        """`Oracle.query`."""
-        parts = [np.ascontiguousarray(part.permute(0, 2, 3, 1).numpy()) for part in torch.split(images, BATCH)]
-        return torch.cat([torch.from_numpy(self._predictor(part, np.ones(len(part), np.bool_))) for part in parts])
-
-
 def main() -> None:
     """Ask the network, simulate, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,16 +64,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = ZOO / "cifar10"
-    secret = parse_secret((folder / DEMO_SECRET).read_text(), "demo")
-    predictor = Predictor(folder, secret, torch.device("cpu"), wanted=Wanted("onnxruntime"))
-    door = Remembered(Door(predictor))
+    predictor = shipped(Wanted("onnxruntime"))
+    door = Remembered(TierOracle(predictor, keyed=True))
 
     def answers(images: Tensor, labels: Tensor | None = None) -> Pool:
         logits = door.query(images).numpy()
-        pixels = images.permute(0, 2, 3, 1).numpy()
         own = None if labels is None else labels.numpy().astype(np.intp)
-        return Pool(certainty(logits), logits.argmax(1), thumbnails(pixels), own)
+        return Pool(certainty(logits), logits.argmax(1), thumbnails(pixels_of(images)), own)
 
     test = _some(load(arguments.data / "cifar10", "test", 32, 32), arguments.images)
     attacks = {name: answers(shown) for name, shown in _foreign(arguments.data, arguments.foreign).items()}
@@ -106,9 +84,9 @@ def main() -> None:
         customers = _customers(answers, others, seed) | _unknown(answers, others, seed)
         trials.append(Trial(reference, calibration, customers, attacks, seed).run())
         print(f"seed {seed}: allowance {reference.allowance}, threshold {reference.threshold}", flush=True)
-    document = _document(trials, arguments)
-    (ROOT / "benchmarks" / "results" / "extraction_watch.json").write_text(json.dumps(document, indent=2) + "\n")
-    _draw(document)
+    sizes = f"--images {arguments.images} --foreign {arguments.foreign} --seeds {arguments.seeds}"
+    keep(f"extraction_watch --data DATA {sizes}", {"trials": trials})
+    _draw(trials)
 
 
 def _some(images: LabelledImages, count: int) -> LabelledImages:
@@ -353,33 +331,24 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _document(trials: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
-    sizes = f"--images {arguments.images} --foreign {arguments.foreign} --seeds {arguments.seeds}"
-    return {"command": f"python -m benchmarks.extraction_watch --data DATA {sizes}", **environment(), "trials": trials}
-
-
-def _draw(document: dict[str, Any]) -> None:
+def _draw(trials: list[dict[str, Any]]) -> None:
     """Left: the share of attackers found, by how many images they have sent. Right: who hides, and for how long."""
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "sdb"
-    figure, (found, hidden) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    names = list(document["trials"][0]["attacks"])
+    names = list(trials[0]["attacks"])
     mixed = [name for name in names if "% of the images" in name]
-    for axes, chosen in ((found, [name for name in names if name not in mixed]), (hidden, [names[0], *mixed])):
-        for name in chosen:
-            rows = [[trial["attacks"][name]["within"][str(count)] for count in WITHIN] for trial in document["trials"]]
-            means = [100 * fmean(column) for column in zip(*rows, strict=True)]
-            errors = [100 * stdev(column) if len(column) > 1 else 0 for column in zip(*rows, strict=True)]
-            axes.errorbar(WITHIN, means, yerr=errors, marker="o", ms=3, lw=1, label=name)
-        axes.set_xscale("log")
-        axes.set_xticks(WITHIN, [str(count) for count in WITHIN])
-        axes.minorticks_off()
-        axes.set_xlabel("images sent")
-        axes.set_ylim(-3, 103)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=5, frameon=False)
-    found.set_ylabel("attackers found, %")
-    figure.savefig(ROOT / "docs" / "figures" / "extraction_watch.svg", metadata={"Date": None})
+    with drawn(DOCS / "figures" / "extraction_watch.svg", 9, 3.2, ncols=2) as (found, hidden):
+        for axes, chosen in ((found, [name for name in names if name not in mixed]), (hidden, [names[0], *mixed])):
+            for name in chosen:
+                rows = [[trial["attacks"][name]["within"][str(count)] for count in WITHIN] for trial in trials]
+                means = [100 * fmean(column) for column in zip(*rows, strict=True)]
+                errors = [100 * stdev(column) if len(column) > 1 else 0 for column in zip(*rows, strict=True)]
+                axes.errorbar(WITHIN, means, yerr=errors, marker="o", ms=3, lw=1, label=name)
+            axes.set_xscale("log")
+            axes.set_xticks(WITHIN, [str(count) for count in WITHIN])
+            axes.minorticks_off()
+            axes.set_xlabel("images sent")
+            axes.set_ylim(-3, 103)
+            axes.legend(fontsize=5, frameon=False)
+        found.set_ylabel("attackers found, %")
 
 
 if __name__ == "__main__":

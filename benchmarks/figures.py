@@ -4,22 +4,16 @@ The first asks the box, the second reads the protection report in docs/reports.
 """
 
 import json
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from PIL import Image
 from torch import Tensor
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
-from keys.material import parse_secret
-from models.predictor import Predictor
+from benchmarks.plots import DOCS, drawn
+from benchmarks.shipped import shipped
 
 GREY = "#8a8f98"
-DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"top": "#2a7f62", "public": "#c8553d", "distill": "#5b8db8"}
 
 
@@ -39,8 +33,6 @@ STUDENTS = (  # group, name, holdings, colour
 
 def main() -> None:
     """Draw both."""
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "sdb"
     tiers()
     students()
 
@@ -49,27 +41,24 @@ def students() -> None:
     """One bar per student of docs/reports/cifar10.json, with its standard error."""
     report = json.loads((DOCS / "reports" / "cifar10.json").read_text())
     known = {(row["group"], row["name"], row["holdings"]): row for row in report["figures"] if row["share"] == 1.0}
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    for place, (group, name, holdings, colour) in enumerate(STUDENTS):
-        row = known[group, name, holdings]
-        value, error = row["test_top1"], row["standard_error"] or 0.0
-        axes.barh(place, value, xerr=error, color=colour, error_kw={"lw": 1})
-        axes.text(value + error + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
     floor = known["attack", "hard labels", "unlabelled"]["test_top1"]
-    axes.axvline(floor, color="#333333", lw=0.8, ls="--")
-    axes.set_yticks(range(len(STUDENTS)), [f"{group}: {name} ({holdings})" for group, name, holdings, _ in STUDENTS])
-    axes.tick_params(labelsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("student's top-1 on the test set, % (dashed: hard labels, the floor)", fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(DOCS / "figures" / "students.svg", metadata={"Date": None})
+    told = [f"{group}: {name} ({holdings})" for group, name, holdings, _ in STUDENTS]
+    with drawn(DOCS / "figures" / "students.svg", 7, 3) as axes:
+        for place, (group, name, holdings, colour) in enumerate(STUDENTS):
+            row = known[group, name, holdings]
+            value, error = row["test_top1"], row["standard_error"] or 0.0
+            axes.barh(place, value, xerr=error, color=colour, error_kw={"lw": 1})
+            axes.text(value + error + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
+        axes.axvline(floor, color="#333333", lw=0.8, ls="--")
+        axes.set_yticks(range(len(STUDENTS)), told)
+        axes.tick_params(labelsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel("student's top-1 on the test set, % (dashed: hard labels, the floor)", fontsize=8)
 
 
 def tiers() -> None:
     """One image, and what the box answers the public and a key holder."""
-    folder = ZOO / "cifar10"
-    secret = parse_secret((folder / DEMO_SECRET).read_text(), "demo")
-    box = Predictor(folder, secret, torch.device("cpu"))
+    box = shipped()
     guard, classes = box.manifest.guard, box.manifest.classes
     image = Image.open(DOCS / "example.png").convert("RGB")
     pixels = np.stack([box.fit(image)] * 2)
@@ -81,20 +70,18 @@ def tiers() -> None:
             (logits[1] / guard.temperature).softmax(0),
         ),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained", width_ratios=[1, 1.5, 1.5])
-    axes[0].imshow(image)
-    axes[0].set_axis_off()
-    axes[0].set_title("POST /v1/models/cifar10/predict", fontsize=7, family="monospace")
-    for panel, (title, (tier, probabilities)) in zip(axes[1:], answers.items(), strict=True):
-        colours = [COLOURS["top" if rank == probabilities.argmax() else tier] for rank in range(len(classes))]
-        panel.barh(classes, 100 * probabilities, color=colours)
-        panel.invert_yaxis()
-        panel.set_xlim(0, 100)
-        panel.set_title(title, fontsize=9)
-        panel.tick_params(labelsize=8)
-        panel.set_xlabel("%", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(DOCS / "figures" / "tiers.svg", metadata={"Date": None})
+    with drawn(DOCS / "figures" / "tiers.svg", 9, 2.6, ncols=3, width_ratios=[1, 1.5, 1.5]) as (asked, *told):
+        asked.imshow(image)
+        asked.set_axis_off()
+        asked.set_title("POST /v1/models/cifar10/predict", fontsize=7, family="monospace")
+        for panel, (title, (tier, probabilities)) in zip(told, answers.items(), strict=True):
+            colours = [COLOURS["top" if rank == probabilities.argmax() else tier] for rank in range(len(classes))]
+            panel.barh(classes, 100 * probabilities, color=colours)
+            panel.invert_yaxis()
+            panel.set_xlim(0, 100)
+            panel.set_title(title, fontsize=9)
+            panel.tick_params(labelsize=8)
+            panel.set_xlabel("%", fontsize=8)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from app.hosting import HostedModel, Models
 from app.settings import Settings
 from app.state import State
 from benchmarks.peers.work import Subject, Work
+from benchmarks.rows import keep
 from benchmarks.serving import workloads
 from benchmarks.serving.ceiling import rate
 from benchmarks.serving.contestants import ALL
@@ -28,9 +29,7 @@ from benchmarks.serving.generator import Pace
 from benchmarks.serving.processes import NotStarted
 from benchmarks.serving.rounds import Cell, Session
 from benchmarks.serving.workloads import Workload
-from models.environment import environment
 
-RESULTS = Path(__file__).parent / "results"
 BATCHES = (1, 8, 32, 64, 128, 256)
 SECONDS = 2.0
 ROUNDS = 3
@@ -51,9 +50,9 @@ def main() -> int:
     best = max(row["forward_only"] for row in swept)
     for row in served:
         row["of_ceiling"] = round(row["images_per_second"] / best, 3)
-    document = {"command": "python -m benchmarks.gpu", **environment(), "sweep": swept, "served": served}
-    (RESULTS / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document, indent=1))
+    measured = {"sweep": swept, "served": served}
+    keep("gpu", measured)
+    print(json.dumps(measured, indent=1))
     return int(failed)
 
 

@@ -6,7 +6,6 @@ soon as they are there; the same command goes on where it stopped.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from benchmarks.rows import Kept
 from models import bundles
 from models.backbones import CIFAR, Classifier
-from models.bundles import InputSpec, LockSpec, write_atomically
+from models.bundles import InputSpec, LockSpec
 from models.data import LabelledImages, load
-from models.environment import environment
 from models.lock import PixelLock
 from models.metrics import top1
 from models.training.figures import random_locks
@@ -31,7 +30,6 @@ from models.training.negatives import near_miss
 from models.training.preparation import read_training
 
 CPU = torch.device("cpu")
-RESULTS = Path(__file__).parent / "results"
 NEARLY = (2, 4, 8, 16, 32)  # wrong entries of each step's key
 WRONG_ON = 500  # test images that wrong keys are tried on
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -52,8 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("schemes", nargs="+", help="plain, or STEPS/BLOCK such as shf+np/4, with ! when it refuses")
     asked = parser.parse_args()
-    path = RESULTS / "locks.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = Kept("locks")
     side = asked.size or (32 if asked.arch in CIFAR else 224)
     spec = InputSpec(height=side, width=side, mean=MEAN, std=STD)
     setting = {
@@ -70,13 +67,11 @@ def main() -> None:
         training, _ = read_training(asked.data, spec, held_out=None, seed=seed, share=asked.subset)
         for scheme in asked.schemes:
             named = {**setting, "scheme": scheme, "seed": seed}
-            if any(named.items() <= row.items() for row in rows):
+            if kept.has(named):
                 continue
             recipe = Recipe(asked.epochs, asked.learning_rate, asked.batch_size, seed=seed)
             figures = _figures(scheme, _start(asked.arch, asked.weights, training, seed), training, test, recipe, asked)
-            rows.append({**named, **figures, **environment()})
-            print(rows[-1], flush=True)
-            write_atomically(path, (json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n").encode())
+            kept.add({**named, **figures})
 
 
 def _start(architecture: str, weights: Path, training: LabelledImages, seed: int) -> Classifier:
@@ -116,11 +111,11 @@ def _figures(  # noqa: PLR0917 - bound one after the other
     }
 
 
-def _nearly(network: nn.Module, key: PixelLock, entries: int, part: LabelledImages) -> float:
-    """With `entries` wrong ones in the key of each step; the mean of three such keys."""
+def _nearly(network: nn.Module, key: PixelLock, entries: int, part: LabelledImages) -> float | None:
+    """With `entries` wrong ones in the key of each step, the mean of three such keys; None if it has not so many."""
     share = entries / (key.transform.block**2 * key.transform.channels)
     if share > 1:
-        return float("nan")
+        return None
     draw = np.random.default_rng(entries)
     keys = [PixelLock(near_miss(key.transform, key.blocks, share, draw), key.shape) for _ in range(3)]
     return round(float(np.mean([_read(network, near, part) for near in keys])), 2)

@@ -4,16 +4,14 @@ Writes results/scaling.json and the tables of docs/scaling.md, which explains th
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.rows import keep
 from benchmarks.unit_costs import ServerCosts, StoreCosts, measure_server, measure_store
-from models.environment import environment
 
-ROOT = Path(__file__).parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "scaling.json", ROOT / "docs" / "scaling.md"
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 DAY_S = 86_400
 LEAST = 0.001
 CORES_BUSY, STORE_BUSY = 0.6, 0.5  # what is planned with: queues stay short, and one of two may fail
@@ -102,15 +100,8 @@ def main() -> None:
     asked = parser.parse_args()
     store, server = measure_store(asked.keys, asked.charges), measure_server(asked.requests)
     needs = {demand.name: need(demand, server, store) for demand in DEMANDS}
-    found = {
-        "command": "python -m benchmarks.scaling",
-        **environment(),
-        "asked": vars(asked),
-        "store": asdict(store),
-        "server": asdict(server),
-        "needs": {name: asdict(each) for name, each in needs.items()},
-    }
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    costs = {"asked": vars(asked), "store": asdict(store), "server": asdict(server)}
+    keep("scaling", {**costs, "needs": {name: asdict(each) for name, each in needs.items()}})
     units = [(name, figure(value)) for costs in (server, store) for name, value in asdict(costs).items()]
     rows = [(title, *(figure(asdict(each)[name]) for each in needs.values())) for name, title in ROWS.items()]
     page = _with_table(PAGE.read_text(), "unit costs", [(f"`{name}`", value) for name, value in units])

@@ -6,27 +6,25 @@ charged, and by a key holder, who is.
 
 import argparse
 import io
-import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from sdb_client.sealed import MEDIA_TYPE, seal
 
+from benchmarks.rows import keep, show
 from benchmarks.serving.processes import Process
-from benchmarks.serving.product import issue, shipped
+from benchmarks.serving.product import issue, serving
+from benchmarks.turns import in_turns
 from keys.material import from_text
-from models.environment import environment
 
 MODEL = "cifar10"
-RESULTS = Path(__file__).parent / "results"
 SIDE = 223  # of noise: a PNG of 150 kB
+WARM_UP = 20
 Ask = Callable[[], httpx.Response]
 
 
@@ -35,16 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=300)
     arguments = parser.parse_args()
-    with shipped() as (server, state), httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
-        ways = _ways(server, state, client)
-        latencies: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(arguments.requests + 20):
-            for way, ask in ways.items():
-                started = time.perf_counter()
-                assert ask().status_code == 200
-                if number >= 20:
-                    latencies[way].append(1000 * (time.perf_counter() - started))
-    _report({way: statistics.median(times) for way, times in latencies.items()})
+    with serving() as (server, state), httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
+        ways = {way: partial(_answered, ask) for way, ask in _ways(server, state, client).items()}
+        times = in_turns(ways, arguments.requests, warm_up=WARM_UP)
+    p50 = {way: 1000 * statistics.median(found) for way, found in times.items()}
+    rows = [
+        {"way": way, "p50_ms": round(ms, 3), "more_ms": round(ms - p50["plain, no key"], 3)} for way, ms in p50.items()
+    ]
+    show(f"an image of {len(_picture()) // 1000} kB", rows)
+    keep("sealed", {"rows": rows})
 
 
 def _ways(server: Process, state: Path, client: httpx.Client) -> dict[str, Ask]:
@@ -73,15 +70,8 @@ def _picture() -> bytes:
     return buffer.getvalue()
 
 
-def _report(medians: dict[str, float]) -> None:
-    base = medians["plain, no key"]
-    table = Table("way", "p50 ms", "more than plain, ms", title=f"an image of {len(_picture()) // 1000} kB")
-    for way, median in medians.items():
-        table.add_row(way, f"{median:.2f}", f"{median - base:+.2f}")
-    Console().print(table)
-    rows = [{"way": way, "p50_ms": round(median, 3)} for way, median in medians.items()]
-    document = {"environment": {"command": "python -m benchmarks.sealed", **environment()}, "rows": rows}
-    (RESULTS / "sealed.json").write_text(json.dumps(document, indent=2) + "\n")
+def _answered(ask: Ask) -> None:
+    assert ask().status_code == 200
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ at once, and nothing done with the answers: what the server alone can do. The wa
 
 import argparse
 import io
-import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,23 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from sdb_client import Client, SoftLabels
 from sdb_client.png import png
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from benchmarks.rows import keep, show
 from benchmarks.serving.doors import bulk
 from benchmarks.serving.processes import Process
-from benchmarks.serving.product import issue, shipped
-from models.data import load
-from models.environment import environment
+from benchmarks.serving.product import issue, serving
+from benchmarks.turns import in_turns
+from models.data import Pixels, load, pixels_of
 
 MODEL, CONNECTIONS = "cifar10", 4
-RESULTS = Path(__file__).parent / "results"
-Pixels = NDArray[np.uint8]
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
@@ -61,7 +55,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the PATH of PATH_train.parquet; noise when left out")
     arguments = parser.parse_args()
     pixels, rows = _pixels(arguments.data, arguments.images), []
-    with shipped() as (server, state), tempfile.TemporaryDirectory() as folder:
+    with serving() as (server, state), tempfile.TemporaryDirectory() as folder:
         api_key = issue(server, state, scopes=["predict", "distill"])["api_key"]
         with Client(api_key, f"http://127.0.0.1:{server.port}") as client:
             bodies = _bodies(pixels, arguments.batch_size, api_key)
@@ -82,14 +76,14 @@ def main() -> None:
                 ready.fetch()
                 ways = {f"epoch of {name}": partial(_read, plain), f"{name}, soft labels": partial(_read, ready)}
                 rows += _ratios(ways, arguments.rounds, len(ready))
-    _report(rows)
+    show(f"soft labels of {MODEL} on {os.cpu_count()} cores, medians", rows)
+    keep("soft_labels", {"rows": rows})
 
 
 def _pixels(data: Path | None, count: int) -> Pixels:
     if data is None:
         return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
-    images = load(data, "train", 32, 32).images[:count]
-    return images.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels_of(load(data, "train", 32, 32).images[:count])
 
 
 def _tensors(pixels: Pixels) -> Dataset[Any]:
@@ -115,27 +109,11 @@ def _read(data: Dataset[Any]) -> None:
 
 def _ratios(ways: dict[str, Callable[[], object]], rounds: int, images: int) -> list[dict[str, object]]:
     """Images a second of each way, and its share of the first; a round before the first is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, act in ways.items():
-            started = time.perf_counter()
-            act()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    rates = {name: images / statistics.median(times) for name, times in seconds.items()}
+    rates = {name: images / statistics.median(times) for name, times in in_turns(ways, rounds).items()}
     first = next(iter(rates.values()))
     return [
         {"way": name, "per_second": round(rate, 1), "share": round(rate / first, 3)} for name, rate in rates.items()
     ]
-
-
-def _report(rows: list[dict[str, object]]) -> None:
-    table = Table(*rows[0], title=f"soft labels of {MODEL} on {os.cpu_count()} cores, medians")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
-    document = {"environment": {"command": "python -m benchmarks.soft_labels", **environment()}, "rows": rows}
-    (RESULTS / "soft_labels.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

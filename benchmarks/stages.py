@@ -8,7 +8,6 @@ middleware, routing, headers.
 import argparse
 import asyncio
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -20,8 +19,6 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from starlette.types import Message, Receive, Scope, Send
 
 from app import images
@@ -32,13 +29,12 @@ from app.main import create_app
 from app.pipeline import Services
 from app.responses import response
 from app.settings import ZOO, Settings
+from benchmarks.rows import keep, show
 from keys.budget_store import Ask
 from keys.records import Act, BudgetGrant, KeyGrant, Origin
 from models.data import Pixels
-from models.environment import environment
 from models.views import View
 
-RESULTS = Path(__file__).parent / "results"
 EXAMPLE = Path(__file__).parent.parent / "docs" / "example.png"
 MODEL, BATCH = "cifar10", 32
 Step = Callable[[], Awaitable[object]]
@@ -207,13 +203,9 @@ def _report(us: dict[str, float]) -> None:
     stages["more for a key: admission and settlement, embedded store"] = us["admission and settlement of a key"]
     stages["a key's request in all"] = us["request of a key"] + us["HTTP alone"]
     stages[f"model, for each of {BATCH} images"] = (us[f"hand-over and model, {BATCH} images"] - waiting) / BATCH
-    table = Table("stage", "µs", title=f"one request to {MODEL}, one at a time")
-    for name, time_us in stages.items():
-        table.add_row(name, f"{time_us:.0f}")
-    Console().print(table)
     rows = [{"stage": name, "us": round(time_us, 1)} for name, time_us in stages.items()]
-    document = {"environment": {"command": "python -m benchmarks.stages", **environment()}, "rows": rows}
-    (RESULTS / "stages.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    show(f"one request to {MODEL}, one at a time", rows)
+    keep("stages", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -6,45 +6,37 @@ results/tracing.json as soon as they are there; the same command goes on where i
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
+from benchmarks.rows import RESULTS, Kept
+from benchmarks.shipped import shipped
 from benchmarks.tracing_figure import draw
-from keys.material import parse_secret
 from models.attacks.attacker import Trainer
 from models.attacks.oracle import TierOracle
 from models.attacks.tracing.leak import Leak
 from models.attacks.tracing.suite import EVASIONS, Evasion
 from models.backbones import Classifier, build
-from models.bundles import write_atomically
-from models.data import LabelledImages, Pixels, load
-from models.environment import environment
-from models.predictor import Predictor
+from models.bundles import InputSpec
+from models.data import LabelledImages, Pixels, load, pixels_of
+from models.evaluation.answers_file import Answers
 from models.tracing.detection import trace
 from models.tracing.mark import Mark
 from models.tracing.waves import Floats
 from models.training.loop import Recipe
 
-RESULTS = Path(__file__).parent / "results"
 OWNER = bytes(range(32))  # the secret of an owner who has nothing to hide
-HELD_OUT = 5000  # as `sdb wrap` holds out: the shipped model has not learned them
 QUERIES = (250, 500, 1000, 2000, 5000, 10000)
 ASKED = 5000
 NAMED = 1e-6  # corrected
 FIRST_REFERENCE = 1000  # its seed: that of no suspect
-Answers = Floats | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,7 @@ class Bench:
     test: LabelledImages
     clean: Floats
     marks: dict[str, Mark]
+    input: InputSpec
     trainer: Trainer
     work: Path
     setting: dict[str, Any]
@@ -73,14 +66,13 @@ class Bench:
     @property
     def pixels(self) -> Pixels:
         """The test images as the model is shown them."""
-        return np.ascontiguousarray(self.test.images.permute(0, 2, 3, 1).numpy())
+        return pixels_of(self.test.images)
 
     def soft(self, key: str, strength: float) -> torch.Tensor:
         """What the model tells this key of the students' images."""
         if not strength:
             return self.told
-        pixels = np.ascontiguousarray(self.own.images.permute(0, 2, 3, 1).numpy())
-        return torch.from_numpy(self.marks[key].apply(pixels, self.told.numpy(), strength))
+        return torch.from_numpy(self.marks[key].apply(pixels_of(self.own.images), self.told.numpy(), strength))
 
     def answers(self, job: Job) -> Floats:
         """The suspect's probabilities on the test images; trained once, remembered in a file."""
@@ -93,7 +85,7 @@ class Bench:
                 tuple(self.soft(key, job.strength) for key in keys_of(job)),
                 replace(
                     self.trainer,
-                    new=lambda: Classifier(build(job.student, len(self.own.classes)), *_normalisation()),
+                    new=lambda: Classifier(build(job.student, len(self.own.classes)), self.input.mean, self.input.std),
                     recipe=replace(self.trainer.recipe, seed=job.seed),
                     title=name,
                 ),
@@ -124,9 +116,7 @@ def main() -> None:
     parser.add_argument("--issued", type=int, default=1000)
     parser.add_argument("--work", type=Path, default=Path("runs/tracing"), help="where students' answers are kept")
     asked = parser.parse_args()
-    path = RESULTS / "tracing.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    bench = _bench(asked)
+    kept, bench = Kept("tracing"), _bench(asked)
     references = [
         bench.answers(Job(asked.students.split(",")[0], EVASIONS[0], 0.0, FIRST_REFERENCE + number))
         for number in range(asked.references)
@@ -139,19 +129,15 @@ def main() -> None:
             "strength": job.strength,
             "seed": job.seed,
         }
-        if any(named.items() <= row.items() for row in rows):
-            continue
-        rows.append({**named, **_row(bench, job, references), **environment()})
-        print({name: value for name, value in rows[-1].items() if name not in environment()}, flush=True)
-        write_atomically(path, (json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n").encode())
-    draw(rows, RESULTS / "tracing.svg", bench.setting)
+        if not kept.has(named):
+            kept.add({**named, **_row(bench, job, references)})
+    draw(kept.rows, RESULTS / "tracing.svg", bench.setting)
 
 
 def _bench(asked: argparse.Namespace) -> Bench:
-    folder = ZOO / "cifar10"
-    secret = parse_secret((folder / DEMO_SECRET).read_text(), "demo")
-    oracle = TierOracle(Predictor(folder, secret, torch.device("cpu")), keyed=True)
-    rest, _ = load(asked.data, "train", 32, 32).split(HELD_OUT, seed=0)
+    predictor = shipped()
+    oracle = TierOracle(predictor, keyed=True)
+    rest, _ = load(asked.data, "train", 32, 32).split(None, seed=0)  # as `sdb wrap` holds out: not learned
     own = rest.subset(torch.arange(asked.images))
     everything = load(asked.data, "test", 32, 32)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
@@ -173,16 +159,11 @@ def _bench(asked: argparse.Namespace) -> Bench:
         test,
         told("test", test.images).numpy(),
         {f"key-{number}": Mark.derive(OWNER, f"key-{number}", len(own.classes)) for number in range(asked.issued)},
+        predictor.manifest.input,
         trainer,
         asked.work / f"{asked.data.name}-{asked.images}-{asked.epochs}",
         {"data": asked.data.name, "images": asked.images, "epochs": asked.epochs, "references": asked.references},
     )
-
-
-@cache
-def _normalisation() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    spec = json.loads((ZOO / "cifar10" / "bundle.json").read_text())["input"]
-    return tuple(spec["mean"]), tuple(spec["std"])
 
 
 def _jobs(asked: argparse.Namespace) -> Iterator[Job]:

@@ -4,48 +4,20 @@ All are timed in turns on the same image; a ratio is the median of those of sing
 to CHW, which every network input goes through, stands beside them. Prints rows and writes results/transforms.json.
 """
 
-import json
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from sdb_client.transforms import BLOCKS, STEPS, Transform
 from torchvision.models import mobilenet_v2
 
-from models.environment import environment
+from benchmarks.rows import keep
+from benchmarks.turns import in_turns, median_us, ratio
 
 SIDE = 224
 SCHEMES = (*STEPS, "shf+np", "shf+ffx", "shf+np+scramble", "shf+np+ffx")
 TURNS, NETWORK_TURNS = 300, 30
-RESULTS = Path(__file__).parent / "results"
-
-Times = dict[str, list[float]]
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def in_turns(parts: dict[str, Callable[[], object]], turns: int) -> Times:
-    """Seconds of each part in each turn, after one turn that does not count."""
-    found = [{name: timed(part) for name, part in parts.items()} for _ in range(turns + 1)]
-    return {name: [turn[name] for turn in found[1:]] for name in parts}
-
-
-def ratio(times: Times, name: str, reference: str = "copy") -> float:
-    """How many times as long as the reference."""
-    return round(statistics.median(own / of for own, of in zip(times[name], times[reference], strict=True)), 1)
-
-
-def microseconds(times: list[float]) -> float:
-    """The median."""
-    return round(1e6 * statistics.median(times), 1)
 
 
 def network_us() -> float:
@@ -73,9 +45,9 @@ def measured(scheme: str, block: int, image: np.ndarray, network: float) -> dict
     return {
         "scheme": scheme,
         "block": block,
-        **{f"{name}_us": microseconds(times[name]) for name in parts},
-        **{f"{name}_per_copy": ratio(times, name) for name in ("layout", "apply", "invert")},
-        "invert_per_network": round(microseconds(times["invert"]) / network, 5),
+        **{f"{name}_us": round(median_us(times, name), 1) for name in parts},
+        **{f"{name}_per_copy": round(ratio(times, name, "copy"), 1) for name in ("layout", "apply", "invert")},
+        "invert_per_network": round(median_us(times, "invert") / network, 5),
         "first_use_ms": round(1e3 * first, 1),
     }
 
@@ -91,16 +63,8 @@ def main() -> None:
         for block in BLOCKS:
             rows.append(measured(scheme, block, image, network))
             print(rows[-1])
-    document = {
-        "command": "python -m benchmarks.transforms",
-        **environment(),
-        "numpy": np.__version__,
-        "side": SIDE,
-        "turns": TURNS,
-        "network_us": network,
-        "rows": rows,
-    }
-    (RESULTS / "transforms.json").write_text(json.dumps(document, indent=2) + "\n")
+    setting = {"numpy": np.__version__, "side": SIDE, "turns": TURNS, "network_us": network}
+    keep("transforms", {**setting, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,15 +8,10 @@ import io
 import json
 import os
 import secrets
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import httpx
@@ -25,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from redis.asyncio import Redis
 
+from benchmarks.serving.product import issue, serving
 from keys.budget_store import Ask
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
@@ -133,14 +129,13 @@ def _written(folder: Path) -> int:
 def measure_server(requests: int) -> ServerCosts:
     """Ask a server of this machine for one image so often, with and without a key, and for 256 at once."""
     one, many = _request_of_one(), _request_of_many()
-    with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as (process, client):
-        admin = {"Authorization": f"Bearer {(Path(folder) / 'var' / 'admin.key').read_text().strip()}"}
-        grant = GRANT.model_dump(mode="json", include={"name", "scopes", "budget"})
-        issued = client.post("/admin/v1/keys", json=grant, headers=admin).raise_for_status().json()
+    with serving(SDB_LOG_FORMAT="json") as (server, state):
+        issued, pid = issue(server, state, scopes=["distill"]), server.popen.pid
         keyed = one | {"headers": one["headers"] | {"Authorization": f"Bearer {issued['api_key']}"}}
-        public, charged = (_cost_us(process.pid, client, request, requests) for request in (one, keyed))
-        image_us = _cost_us(process.pid, client, many, max(10, requests // 50)) / IMAGES
-        return ServerCosts(public - image_us, charged - public, image_us)
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
+            public, charged = (_cost_us(pid, client, request, requests) for request in (one, keyed))
+            image_us = _cost_us(pid, client, many, max(10, requests // 50)) / IMAGES
+    return ServerCosts(public - image_us, charged - public, image_us)
 
 
 def _request_of_one() -> Request:
@@ -181,31 +176,3 @@ def _cost_us(pid: int, client: httpx.Client, request: Request, times: int) -> fl
 def _processor_us(pid: int) -> float:
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return 1e6 * (int(user) + int(system)) / TICKS
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {"SDB_STATE_DIR": str(folder / "var"), "SDB_PORT": str(port), "SDB_LOG_FORMAT": "json"}
-    command = [str(Path(sys.executable).with_name("sdb")), "serve"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stderr=log)  # noqa: S603 - ours
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            while not _ready(client):
-                if process.poll() is not None:
-                    raise RuntimeError((folder / "log").read_text())
-                time.sleep(0.2)
-            yield process, client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False

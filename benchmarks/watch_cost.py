@@ -5,28 +5,21 @@ While the watch is off neither is there. Writes results/watch_cost.json.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from app.settings import ZOO
-from app.state import DEMO_SECRET
-from keys.material import parse_secret
-from models import bundles
+from benchmarks.rows import keep
+from benchmarks.shipped import FOLDER, shipped
+from benchmarks.turns import in_turns, median_us
 from models.engines.agreement import pictures
-from models.engines.choice import EngineName, Wanted
-from models.environment import environment
+from models.engines.choice import Wanted
 from models.predictor import Predictor
 from models.watch import Reference, Suspicion, thumbnails
 
 SIZES, SIDES = (1, 8, 32, 256), (32, 224)
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -36,28 +29,18 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=300)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folder = ZOO / "cifar10"
-    secret = parse_secret((folder / DEMO_SECRET).read_text(), "demo")
-    engine: EngineName = arguments.engine
-    on, off = (
-        Predictor(folder, secret, torch.device("cpu"), wanted=Wanted(engine, watched=on)) for on in (True, False)
-    )
-    reference = Reference.load(folder, on.manifest.sha256[bundles.WEIGHTS], len(on.manifest.classes))
+    on, off = (shipped(Wanted(arguments.engine, watched=watched)) for watched in (True, False))
+    reference = Reference.load(FOLDER, on.manifest)
     worker = [_worker(off, on, size, arguments.calls) for size in SIZES[:3]]
     judging = [_judging(reference, size, side, arguments.calls) for side in SIDES for size in SIZES]
-    document = {
-        "command": f"python -m benchmarks.watch_cost --engine {engine}",
-        **environment(),
-        "worker": worker,
-        "judging": judging,
-    }
-    (RESULTS / "watch_cost.json").write_text(json.dumps(document, indent=2) + "\n")
+    keep(f"watch_cost --engine {arguments.engine}", {"worker": worker, "judging": judging})
 
 
 def _worker(off: Predictor, on: Predictor, size: int, calls: int) -> dict[str, Any]:
     pixels, nobody = pictures(size, 32, 32), np.zeros(size, np.bool_)
-    without, with_it = _together(lambda: off(pixels, nobody), lambda: on.watched(pixels, nobody), calls=calls)
-    row = {"images": size, "off_us": round(without, 1), "on_us": round(with_it, 1)}
+    parts = {"off": lambda: off(pixels, nobody), "on": lambda: on.watched(pixels, nobody)}
+    times = in_turns(parts, calls, clock=time.thread_time)
+    row = {"images": size, **{f"{name}_us": round(median_us(times, name), 1) for name in times}}
     print(row)
     return row
 
@@ -72,21 +55,10 @@ def _judging(reference: Reference, size: int, side: int, calls: int) -> dict[str
     def judge() -> None:
         suspicion.add(reference, odds, top1, thumbnails(sent[next(number) % len(sent)]))
 
-    (took,) = _together(judge, calls=calls)
+    took = median_us(in_turns({"judge": judge}, calls, clock=time.thread_time), "judge")
     row = {"images": size, "side": side, "us": round(took, 1), "us_per_image": round(took / size, 2)}
     print(row)
     return row
-
-
-def _together(*steps: Callable[[], object], calls: int) -> list[float]:
-    """The median processor time (µs) of each step; in turns, so that what disturbs one disturbs all."""
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(calls):
-        for step, row in zip(steps, times, strict=True):
-            began = time.thread_time_ns()
-            step()
-            row.append((time.thread_time_ns() - began) / 1000)
-    return [median(row) for row in times]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a caller without a key comes from: the network that its rate limit is counted for."""
+"""Where a caller without a key comes from: the network that its rate limit is counted for, or this machine."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -15,6 +15,12 @@ def network_of(address: str | None) -> str:
             return str(short)
         case _:
             return UNKNOWN
+
+
+def of_this_machine(address: str | None) -> bool:
+    """Whether it is a loopback address, be it one of IPv4 on a socket of IPv6."""
+    parsed = _parsed(address)
+    return parsed is not None and parsed.is_loopback
 
 
 def _parsed(address: str | None) -> IPv4Address | IPv6Address | None:

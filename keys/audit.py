@@ -158,9 +158,9 @@ class AuditLog:
             UnknownKey: the cursor is not one.
         """
         found: list[AuditEntry] = []
-        searched = 0
+        searched, at_once = 0, min(PAGE, size + 1) if target is None else PAGE
         while searched < MOST_SEARCHED:
-            chunk = await self._store.entries(min(PAGE, size + 1) if target is None else PAGE, before=cursor)
+            chunk = await self._store.entries(at_once, before=cursor)
             for name, text in chunk:
                 entry = _shown(name, text)
                 if target is None or entry.target == target:
@@ -168,7 +168,7 @@ class AuditLog:
                         return found, cursor
                     found.append(entry)
                 cursor = name
-            if len(chunk) < (min(PAGE, size + 1) if target is None else PAGE):
+            if len(chunk) < at_once:
                 return found, None
             searched += len(chunk)
         return found, cursor

@@ -1,13 +1,13 @@
 """What keys are charged, in Redis (or Valkey): admit a request, settle or release its charge, count what was answered.
 
-Knows the layout of keys/store.py; knows no credential and no rights. `KeyStore` holds one.
+Knows the layout (keys/layout.py); knows no credential and no rights. `KeyStore` holds one.
 """
 
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -23,10 +23,11 @@ from keys.errors import (
     StoreUnavailable,
     UndecryptableImage,
 )
-from keys.image_store import hash_of
+from keys.layout import buried, hash_of
 from keys.pipelines import Argument
 from keys.records import (
     Admission,
+    Bucket,
     Budget,
     Idempotency,
     KeyRecord,
@@ -40,7 +41,6 @@ from keys.records import (
 )
 from keys.scripting import Scripts
 
-BURIED_LIFE_S = 25 * 3600  # longer than a token may live
 HOURS_SHOWN, DAYS_SHOWN = 14 * 24, 400
 
 
@@ -135,7 +135,7 @@ class BudgetStore:
         """Count a refusal that no script has counted; whether it is the first of its kind for a minute."""
         return bool(await self._scripts.run("refuse", [hash_of(key_id)], [model, code, images]))
 
-    async def usage(self, key_id: str, bucket: Literal["hour", "day"]) -> list[UsageBucket]:
+    async def usage(self, key_id: str, bucket: Bucket) -> list[UsageBucket]:
         """What a key was answered: the hours of the last two weeks or the days of the last 400, oldest first."""
         async with available():
             seconds, _ = await self._redis.time()
@@ -159,11 +159,6 @@ class BudgetStore:
         async with available():
             lines: Any = await self._redis.lrange(f"{hash_of(key_id)}:ledger", -size, -1)
         return [_line(str(line)) for line in lines]
-
-
-def buried(key_id: str, token: str) -> str:
-    """The name that is there when a token was revoked."""
-    return f"{hash_of(key_id)}:buried:{token}"
 
 
 PLAIN_REFUSALS: dict[str, Callable[[], KeyServiceError]] = {

@@ -1,6 +1,6 @@
 """Changes of keys by admins: planned on what was read, made only if that still holds, logged in the same step.
 
-Knows how a change is made once; what may be changed into what is said in keys/service.py and keys/image_service.py.
+Knows how a change is made once; what may be changed into what is said in keys/lifecycle.py and keys/image_service.py.
 """
 
 import asyncio
@@ -19,11 +19,9 @@ from keys.store import Change, KeyStore, Logged, Snapshot
 
 ATTEMPTS, PAUSE_S = 100, 0.02
 REPEATABLE_FOR_S, RETRIED_FOR_S = 24 * 3600, 600
+Plan = Callable[[Snapshot], Change]
 
 log = logging.getLogger("sdb.audit")
-
-
-Plan = Callable[[Snapshot], Change]
 
 
 class Changes:

@@ -126,7 +126,7 @@ def _sentinel(parts: SplitResult, seen: Seen) -> Redis:
     if not service or not all(host and port.isdecimal() for host, _, port in hosts):
         form = "redis+sentinel://[:password@]host:port[,host:port]/service[/db]"
         raise ConfigurationError(f"SDB_REDIS_URL must read {form}")
-    addresses = [(host, int(port)) for host, _, port in hosts]
+    addresses = [(host.strip("[]"), int(port)) for host, _, port in hosts]
     username, password = (unquote(part) if part else None for part in (parts.username, parts.password))
     sentinels = _Sentinels(addresses, _options(seen))
     primary: Redis = sentinels.master_for(

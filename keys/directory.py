@@ -3,9 +3,7 @@
 Knows no rights: whoever asks may see it. The store is passed in.
 """
 
-from typing import Literal
-
-from keys.records import KeyRecord, LedgerLine, UsageBucket
+from keys.records import Bucket, KeyRecord, LedgerLine, UsageBucket
 from keys.store import KeyStore
 
 MAX_PAGE, MAX_LEDGER, MOST_SEARCHED = 200, 10_000, 10_000
@@ -31,21 +29,20 @@ class KeyDirectory:
             UnknownKey: the cursor is not valid.
         """
         found: list[KeyRecord] = []
+        at_once = MAX_PAGE if search else size + 1
         for _ in range(MOST_SEARCHED // MAX_PAGE):
-            chunk = await self._store.page(cursor, size + 1 if not search else MAX_PAGE)
+            chunk = await self._store.page(cursor, at_once)
             for record in chunk:
-                if search and not _matches(record, search.casefold()):
-                    cursor = record.id
-                    continue
-                if len(found) == size:
-                    return found, cursor
-                found.append(record)
+                if _matches(record, search.casefold()):
+                    if len(found) == size:
+                        return found, cursor
+                    found.append(record)
                 cursor = record.id
-            if len(chunk) < (size + 1 if not search else MAX_PAGE):
+            if len(chunk) < at_once:
                 return found, None
         return found, cursor
 
-    async def usage(self, key_id: str, bucket: Literal["hour", "day"]) -> list[UsageBucket]:
+    async def usage(self, key_id: str, bucket: Bucket) -> list[UsageBucket]:
         """What a key was answered, by hour (two weeks) or day (400 days), model and outcome; raises UnknownKey."""
         await self._store.get(key_id)
         return await self._store.budgets.usage(key_id, bucket)

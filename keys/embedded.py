@@ -70,11 +70,14 @@ class EmbeddedStore:
 
         Raises:
             StoreInUse: its owner did not leave in time.
-            ConfigurationError: it does not start.
+            ConfigurationError: it does not start, or its folder cannot be used.
         """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
-        self._take_lock()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            self._take_lock()
+        except OSError as error:
+            raise ConfigurationError(f"the folder of the embedded store cannot be used: {error}") from error
         try:
             self._stop_orphan()
             self._start()
@@ -152,13 +155,13 @@ class EmbeddedStore:
     def _start(self) -> None:
         options = [part for name, value in DURABLE.items() for part in (f"--{name}", value)]
         try:
-            with (self._folder / LOG).open("ab") as log:
+            with (self._folder / LOG).open("ab") as output:
                 self._server = subprocess.Popen(  # noqa: S603 - a fixed program with fixed arguments
                     [str(get_binary_path()), *options],
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=output,
+                    stderr=output,
                     start_new_session=True,
                 )
         except (OSError, ValkeyBinaryNotFoundError) as error:

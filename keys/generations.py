@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keys.errors import ConfigurationError
-from keys.material import SECRET_BYTES, Vault, from_text, to_text
+from keys.material import Vault, derived, from_text, to_text
 from keys.records import instant
 
 
@@ -34,9 +32,8 @@ class Generation:
     secret: bytes = field(repr=False)
 
     def of(self, model: str) -> bytes:
-        """The owner's secret (32 bytes) of all marks on this model's answers, by HKDF-SHA-256 (RFC 5869)."""
-        info = f"sdb/v1/tracing/{model}".encode()
-        return HKDF(SHA256(), SECRET_BYTES, salt=None, info=info).derive(self.secret)
+        """The owner's secret (32 bytes) of all marks on this model's answers."""
+        return derived(self.secret, f"tracing/{model}")
 
 
 def sealed(vault: Vault, number: int, secret: bytes, now: float) -> str:

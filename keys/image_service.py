@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from keys.changes import Changes
 from keys.errors import ChangeRefused, ConfigurationError, UndecryptableImage, UnknownKey
 from keys.image_keys import ImageKey, ImageKeyGrant, ImageScheme, IssuedImageKey, OpenedImageKey
-from keys.image_store import Entry, hash_of, image_keys, unknown_image_key
+from keys.image_store import Entry, unknown_image_key
+from keys.layout import Command, hash_of, image_keys
 from keys.material import SECRET_BYTES, Vault, from_text, random_base62, to_text
 from keys.records import Act, Caller
-from keys.store import Change, Command, KeyStore, Snapshot
+from keys.store import Change, KeyStore, Snapshot
 
 MOST_IN_USE, MOST_RETIRED = 20, 100
 
@@ -24,13 +25,8 @@ class ImageKeyService:
     """One per process; safe for concurrent requests."""
 
     def __init__(self, store: KeyStore, vault: Vault, changes: Changes, clock: Callable[[], float]) -> None:
-        self._keys, self._store, self._vault, self._changes, self._clock = (
-            store,
-            store.image_keys,
-            vault,
-            changes,
-            clock,
-        )
+        self._keys, self._store = store, store.image_keys
+        self._vault, self._changes, self._clock = vault, changes, clock
 
     def make(self, key_id: str, grant: ImageKeyGrant) -> tuple[IssuedImageKey, Entry]:
         """A new image key for the key `key_id`, and how the store keeps it; nothing is stored yet."""

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from keys.connection import available
 from keys.errors import UnknownKey
 from keys.image_keys import ImageKey, ImageKeyState, ImageScheme, PixelTransform
+from keys.layout import hash_of, image_keys
 from keys.records import instant
 from keys.scripting import Scripts
 
@@ -98,16 +99,6 @@ class ImageKeyStore:
     async def reseal(self, key_id: str, kid: str, old: str, new: str) -> bool:
         """Put `new` in the place of the sealed secret `old`; False if it is no longer there."""
         return bool(await self._scripts.run_durably("reseal", [hash_of(key_id), image_keys(key_id)], [kid, old, new]))
-
-
-def hash_of(key_id: str) -> str:
-    """The name of a key's hash, with which all that it owns begins."""
-    return f"sdb:{{{key_id}}}"
-
-
-def image_keys(key_id: str) -> str:
-    """The name of the hash that holds a key's image keys."""
-    return f"{hash_of(key_id)}:image-keys"
 
 
 def newest_first(fields: Mapping[str, str]) -> dict[str, Entry]:

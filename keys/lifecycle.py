@@ -8,7 +8,7 @@ the next request.
 from collections.abc import Callable
 from typing import Any
 
-from keys import store as layout
+from keys import layout
 from keys.changes import Changes
 from keys.errors import ChangeRefused, RevisionMismatch
 from keys.image_service import ImageKeyService
@@ -58,20 +58,19 @@ class KeyLifecycle:
         if kind == "admin" and grant.image_key is not None:
             raise ChangeRefused("an admin key has no image keys")
         record = self._new_record(grant, kind)
-        image_key, entry = self._image_keys.make(record.id, grant.image_key) if grant.image_key else (None, None)
-        entries = {image_key.record.kid: entry} if image_key and entry else {}
         digest = self._vault.digests(api_key)[0]
-        told = {"id": record.id, "api_key": api_key}
-        if image_key is not None:
-            told |= {"kid": image_key.record.kid, "secret": to_text(image_key.secret)}
+        entries, secrets = dict[str, str](), {"id": record.id, "api_key": api_key}
+        if grant.image_key is not None:
+            made, entry = self._image_keys.make(record.id, grant.image_key)
+            entries[made.record.kid] = entry.text()
+            secrets |= {"kid": made.record.kid, "secret": to_text(made.secret)}
 
         def plan(snapshot: Snapshot) -> Change:
             detail = record.model_dump(mode="json", exclude={"id", "state", "created_at", "last_used_at"})
-            return Change(layout.insertion(record, digest, snapshot.number, entries), detail, told)
+            return Change(layout.insertion(record, digest, snapshot.number, entries), detail, secrets)
 
-        told = dict(
-            await self._changes.make("key.create", record.id, act, plan, {"grant": grant.model_dump(), "kind": kind})
-        )
+        asked = {"grant": grant.model_dump(), "kind": kind}
+        told = await self._changes.make("key.create", record.id, act, plan, asked)
         image_key = await self._image_keys.told(told["id"], told["kid"], told["secret"]) if "kid" in told else None
         return IssuedKey(await self._store.get(told["id"]), told["api_key"], image_key)
 
@@ -137,7 +136,7 @@ class KeyLifecycle:
             new = old.model_copy(
                 update={"revision": old.revision + 1, "epoch": old.epoch + 1, "master": self._vault.newest}
             )
-            commands = layout.rotation(snapshot, new, self._vault.digests(api_key)[0], overlap_s)
+            commands = layout.rotation(snapshot.fields, new, self._vault.digests(api_key)[0], snapshot.now, overlap_s)
             return Change(commands, {"overlap_s": overlap_s}, {"api_key": api_key})
 
         asked = {"key": key_id, "overlap_s": overlap_s}

@@ -13,7 +13,7 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +50,7 @@ def random_base62(length: int) -> str:
 def new_api_key(kind: KeyClass) -> str:
     """`sdb_` + class + `_` + 32 random base62 characters (190 bits) + CRC32 of all before it in 6 base62."""
     body = f"sdb_{kind}_{random_base62(32)}"
-    return body + base62(zlib.crc32(body.encode()), 6)
+    return body + base62(zlib.crc32(body.encode()), CHECKSUM)
 
 
 def check_api_key(text: str) -> KeyClass:
@@ -137,17 +137,17 @@ class Keyring:
     @classmethod
     def load_or_create(cls, path: Path) -> "Keyring":
         """The ring in `path`; a missing file is made with one new secret and mode 0600."""
-        return cls.parse(load_or_create(path, lambda: to_text(secrets.token_bytes(SECRET_BYTES))), str(path))
+        return cls.parse(_kept(path), str(path))
 
 
 class Vault:
     """What the master key does: HMACs of API keys, and boxes that only this server opens."""
 
     def __init__(self, master: Keyring) -> None:
-        self._hmac_keys = [_derive(secret, b"api-key-hmac") for secret in master]
-        self._seal_keys = [_derive(secret, b"seal") for secret in master]
+        self._hmac_keys = [derived(secret, "api-key-hmac") for secret in master]
+        self._seal_keys = [derived(secret, "seal") for secret in master]
         self._signing_keys = {
-            fingerprint(seal): _derive(secret, b"sign") for secret, seal in zip(master, self._seal_keys, strict=True)
+            fingerprint(seal): derived(secret, "sign") for secret, seal in zip(master, self._seal_keys, strict=True)
         }
         self._newest = next(iter(master))
 
@@ -165,7 +165,7 @@ class Vault:
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes for `purpose` from the newest master key: others after the master key has been rotated."""
-        return _derive(self._newest, b"derived/" + purpose.encode())
+        return derived(self._newest, f"derived/{purpose}")
 
     def sign(self, purpose: str, text: str) -> tuple[str, str]:
         """The public name of the newest master key, and HMAC-SHA-256 (hexadecimal) of `text` for `purpose` under it."""
@@ -213,8 +213,9 @@ def _hmac(key: bytes, text: str) -> str:
     return hmac.digest(key, text.encode(), hashlib.sha256).hex()
 
 
-def _derive(secret: bytes, purpose: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=None, info=b"sdb/v1/" + purpose).derive(secret)
+def derived(secret: bytes, purpose: str) -> bytes:
+    """32 bytes from a secret for one purpose, by HKDF-SHA-256 (RFC 5869)."""
+    return HKDF(SHA256(), SECRET_BYTES, salt=None, info=f"sdb/v1/{purpose}".encode()).derive(secret)
 
 
 def _fingerprint(key: bytes) -> bytes:
@@ -258,9 +259,18 @@ def _partial(path: Path, content: bytes) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def load_or_create(path: Path, make: Callable[[], str]) -> str:
-    """The text in `path`, which is made (mode 0600) when missing; of two makers at once one wins for both."""
+def load_or_create(path: Path) -> bytes:
+    """The secret (32 bytes) in `path`; a missing file is made with a new one and mode 0600.
+
+    Raises:
+        ConfigurationError: what is there cannot be used.
+    """
+    return parse_secret(_kept(path), str(path))
+
+
+def _kept(path: Path) -> str:
+    """The secrets in a file, which is made with one when missing; of two makers at once one wins for both."""
     if not path.exists():
         with contextlib.suppress(FileExistsError):
-            write_private(path, (make() + "\n").encode())
-    return path.read_text().strip()
+            write_private(path, (to_text(secrets.token_bytes(SECRET_BYTES)) + "\n").encode())
+    return path.read_text(errors="replace")  # of what is no text nothing is base64url

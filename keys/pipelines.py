@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from keys.connection import reason, unavailable
+from keys.connection import TIMEOUT_S, reason, unavailable
 from keys.errors import StoreUnavailable
 
 CONNECTIONS = 4  # what is given while all of them wait for replies goes together on the first that is free
@@ -90,7 +90,7 @@ class Pipelines:
                         refusal = _deliver(sent, *await self._exchange(connection, sent))
                     self._find()
                     self._note(refusal)
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:  # be it another than a store's: who waits, or comes later, must not hang
                     if connection is not None:
                         await connection.disconnect(nowait=True)  # a reply may be on its way yet
                     self._lose(error)
@@ -149,12 +149,13 @@ async def _round_trip(connection: Any, commands: Sequence[bytes]) -> list[Any]: 
     if not connection.is_connected:
         await connection.connect()  # and not as `send_packed_command` would: this asks the Sentinels anew
     await connection.send_packed_command(b"".join(commands))
-    return [await _reply(connection) for _ in commands]
+    async with asyncio.timeout(TIMEOUT_S):  # one for all of them: redis-py's own, for each, takes as long as to read it
+        return [await _reply(connection) for _ in commands]
 
 
 async def _reply(connection: Any) -> Any:  # noqa: ANN401
     try:
-        return await connection.read_response()
+        return await connection.read_response(timeout=math.inf)
     except ResponseError as refusal:  # of this command alone: the other replies follow
         return refusal
 

@@ -20,17 +20,19 @@ class Recall:
 
     def keep(self, credential: str, caller: Caller, until: float | None = None) -> None:
         """Recall `caller` when the credential comes again before `until` (seconds since 1970; None: whenever)."""
-        self._seen[_digest(credential)] = replace(caller, origin=Origin(), recalled=True), until
-        self._seen.move_to_end(_digest(credential))
+        digest = _digest(credential)
+        self._seen[digest] = replace(caller, origin=Origin(), recalled=True), until
+        self._seen.move_to_end(digest)
         if len(self._seen) > KEPT:
             self._seen.popitem(last=False)
 
     def find(self, credential: str, origin: Origin, now: float) -> Caller | None:
         """The caller who presented it, if that is known."""
-        caller, until = self._seen.get(_digest(credential), (None, None))
+        digest = _digest(credential)
+        caller, until = self._seen.get(digest, (None, None))
         if caller is None or (until is not None and now >= until):
             return None
-        self._seen.move_to_end(_digest(credential))
+        self._seen.move_to_end(digest)
         return replace(caller, origin=origin)
 
     def forget(self, key_id: str) -> None:

@@ -15,6 +15,7 @@ Scope = Literal["predict", "distill", "decrypt", "unlock"]
 KeyState = Literal["active", "disabled", "revoked"]
 KeyKind = Literal["admin", "client"]
 Refill = Literal["none", "daily", "monthly"]
+Bucket = Literal["hour", "day"]
 ANY_MODEL = "*"
 MAX_BUDGET = 2**53 - 1  # what JSON and Lua numbers hold exactly
 MAX_RATE_LIMITS = 10

@@ -11,9 +11,10 @@ from keys.generations import boxed_secret, numbered
 from keys.generations import context as tracing_context
 from keys.image_service import context
 from keys.image_store import Entry, ImageKeyStore
+from keys.layout import TRACING
 from keys.material import Vault, from_text, to_text
 from keys.records import KeyRecord
-from keys.store import TRACING, KeyStore
+from keys.store import KeyStore
 
 PAGE = 100
 

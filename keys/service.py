@@ -47,6 +47,7 @@ class KeyService:
         self.tracing = TracingService(store, vault, self._changes, clock)
         self.audit = AuditLog(store, vault)
         self._notes: set[asyncio.Task[None]] = set()
+        self._first_key = ""  # of the store that this process knows
 
     async def authenticate(self, credential: str, origin: Origin = NOBODY) -> Caller:
         """The caller that presents an API key or an access token, as the store knows it now.
@@ -178,10 +179,15 @@ class KeyService:
         return await rewrap_tracing(self._store, self._vault)
 
     async def ready(self) -> None:
-        """Return when the store answers and has ever had a key; raises StoreUnavailable."""
-        if not await self._store.in_use():
+        """Return when the store answers, and is the one that it was; raises StoreUnavailable."""
+        first_key = await self._store.first_key()
+        if not first_key:
             log.error("the key store is empty: restore it, or restart this server to begin anew")
             raise StoreUnavailable("the key store is empty")
+        self._first_key = self._first_key or first_key
+        if first_key != self._first_key:
+            log.error("the key store is another one than before: bring that back, or restart this server")
+            raise StoreUnavailable("the key store is another one")
 
     async def reachable(self) -> None:
         """Return when the store answers, whatever is in it."""

@@ -34,11 +34,9 @@ class Session:
 class SessionService:
     """One per process; safe for concurrent requests."""
 
-    def __init__(
-        self, store: KeyStore, vault: Vault, changes: Changes, clock: Callable[[], float], idle_s: float = IDLE_S
-    ) -> None:
-        self._keys, self._store, self._vault, self._clock = store, store.sessions, vault, clock
-        self._changes, self._idle_s = changes, idle_s
+    def __init__(self, store: KeyStore, vault: Vault, changes: Changes, clock: Callable[[], float]) -> None:
+        self._keys, self._store = store, store.sessions
+        self._vault, self._changes, self._clock = vault, changes, clock
 
     async def start(self, key: KeyRecord, origin: Origin) -> str:
         """A new session of `key`: its id, which only the browser keeps; the store has an HMAC of it."""
@@ -46,7 +44,7 @@ class SessionService:
         session_id = to_text(secrets.token_bytes(ID_BYTES))
         csrf = to_text(secrets.token_bytes(ID_BYTES))
         kept = Kept(key_id=key.id, epoch=key.epoch, csrf=csrf, started_at=int(self._clock()))
-        await self._store.insert(self._digests(session_id)[0], kept, self._idle_s)
+        await self._store.insert(self._digests(session_id)[0], kept, IDLE_S)
         return session_id
 
     async def refused(self, origin: Origin) -> None:
@@ -67,7 +65,7 @@ class SessionService:
         if not SESSION_ID.fullmatch(session_id):
             return None
         digests = self._digests(session_id)
-        kept = await self._store.find(digests, self._idle_s)
+        kept = await self._store.find(digests, IDLE_S)
         if kept is None:
             return None
         key = await self._key_of(kept)

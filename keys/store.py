@@ -1,48 +1,39 @@
 """Keys in Redis (or Valkey): find, read and change them. What is charged is in keys/budget_store.py.
 
-Knows the layout; knows no secret (digests come in) and no caller's rights. Per key, all in one hash slot:
-
-* `sdb:{ID}` hash: `record` (JSON: what no script reads), `state`, `revision`, `epoch`, `expires_at`, `limit`, `refill`,
-  `resets_at`, `used`, `granted`, `period`, `rates`, `last_used`, `master`, `digest:HMAC` → empty, or until when (ms),
-  `rate:NAME` (a window), `held:HOLD` (answers charged and not yet given: until when (ms), period, of the limit, of the
-  grants), `due` (ms): no hold lapses before, `marked:MODEL:GENERATION` → since when answers bear that mark (ms)
-* `sdb:{ID}:settled` sorted set: holds that were made final just now, by when that may be forgotten (ms)
-* `sdb:{ID}:ledger` list: every change of the budget, `sdb:{ID}:usage:DAY` hash: what was answered
-* `sdb:{ID}:image-keys` (keys/image_store.py), `sdb:{ID}:seen:KID:IV`: a sealed image was opened; expires
-* `sdb:{ID}:request:NAME`, `sdb:{ID}:buried:TOKEN`, `sdb:{ID}:refused:CODE`: expire
-
-`sdb:{tracing}` hash: `revision`, GENERATION → a secret that marks are derived from (keys/generations.py). It is named
-like a key, so that a change of it is made and logged as one of a key is; it is none.
-
-And, for finding keys: `sdb:digest:HMAC` → ID, `sdb:keys` (in order of creation), `sdb:admins` (set), `sdb:layout`.
-The audit log is `sdb:audit` (stream) and `sdb:audit:head`; `sdb:change:NAME` is what a change of that name gave.
+Knows the layout (keys/layout.py); knows no secret (digests come in) and no caller's rights.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
 
-from keys.budget_store import BURIED_LIFE_S, BudgetStore, buried
+from keys.budget_store import BudgetStore
 from keys.connection import available
 from keys.errors import ConfigurationError, InvalidCredential, UnknownKey
-from keys.image_store import Entry, ImageKeyStore, hash_of, image_keys, newest_first
-from keys.records import KeyRecord, RateLimit, instant
+from keys.image_store import Entry, ImageKeyStore, newest_first
+from keys.layout import (
+    AUDIT,
+    HEAD,
+    LAYOUT,
+    RECORD_FIELD,
+    TRACING,
+    Command,
+    change_name,
+    digest_name,
+    hash_of,
+    image_keys,
+    record_of,
+)
+from keys.records import KeyRecord
 from keys.scripting import Scripts
 from keys.session_store import SessionStore
 
-LAYOUT = "3"
-TRACING = "tracing"  # in the place of a key's id
-AUDIT, HEAD = "sdb:audit", "sdb:audit:head"
-RECORD = {"id", "kind", "name", "scopes", "models", "created_at", "metadata", "mark"}
-RECORD_FIELD = "record"
 ENTRY_NAME = re.compile(r"\d{1,15}-\d{1,15}", re.ASCII)
 FIRST_ENTRY = "0-0"
-Command = list[str]
 
 
 @dataclass(frozen=True)
@@ -104,10 +95,11 @@ class KeyStore:
         async with available():
             await self._redis.ping()
 
-    async def in_use(self) -> bool:
-        """Whether it has ever had a key: one that was lost is nothing to work with."""
+    async def first_key(self) -> str:
+        """The id of the key that was made first, by which one store is told from another; empty if there is none."""
         async with available():
-            return bool(await self._redis.exists("sdb:layout"))
+            ids = await self._redis.zrange("sdb:keys", 0, 0)
+        return str(ids[0]) if ids else ""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,7 +112,7 @@ class KeyStore:
             InvalidCredential: there is none, or the API key was replaced and its overlap is over.
         """
         async with available():
-            names = await self._redis.mget([_digest(digest) for digest in digests])
+            names = await self._redis.mget([digest_name(digest) for digest in digests])
         known = [(digest, str(name)) for digest, name in zip(digests, names, strict=True) if name]
         # An unknown one costs the same two round trips: how long a refusal takes tells nothing.
         ((now, fields),) = await self._read([known[0][1] if known else ""])
@@ -134,7 +126,7 @@ class KeyStore:
         """Let an API key that is good be found under the first of its digests, too: that of the master key `master`."""
         newest, *older = digests
         arguments = [key_id, newest, master, *older]
-        await self._scripts.run("refile", [hash_of(key_id), _digest(newest)], arguments)
+        await self._scripts.run("refile", [hash_of(key_id), digest_name(newest)], arguments)
 
     async def get(self, key_id: str) -> KeyRecord:
         """The key with this id.
@@ -150,7 +142,7 @@ class KeyStore:
     async def _read(self, key_ids: Sequence[str]) -> list[tuple[float, dict[str, str]]]:
         """The hash of each of these keys, its budget up to date, and the store's clock (ms); in one round trip."""
         answers = await self._scripts.run_many("read", [([hash_of(key_id)], []) for key_id in key_ids])
-        return [(float(now), _mapping(fields)) for now, fields in answers]
+        return [(float(now), dict(zip(flat[::2], flat[1::2], strict=True))) for now, flat in answers]
 
     async def page(self, after: str | None, size: int) -> list[KeyRecord]:
         """At most `size` keys, newest first, that were created before the key `after`.
@@ -188,7 +180,7 @@ class KeyStore:
             pipeline.time()
             pipeline.hgetall(hash_of(key_id))
             pipeline.hgetall(image_keys(key_id))
-            pipeline.mget([HEAD, _change(change)])
+            pipeline.mget([HEAD, change_name(change)])
             (seconds, microseconds), fields, entries, (head, done) = await pipeline.execute()
         return Snapshot(1000 * seconds + microseconds / 1000, fields, newest_first(entries), head or "", done)
 
@@ -200,7 +192,7 @@ class KeyStore:
         kind, count = change.ledger or ("", "")
         verdict, *recorded = await self._scripts.run_durably(
             "commit",
-            [hash_of(key_id), AUDIT, HEAD, _change(logged.name)],
+            [hash_of(key_id), AUDIT, HEAD, change_name(logged.name)],
             [
                 snapshot.head,
                 snapshot.fields.get("revision", ""),
@@ -242,139 +234,5 @@ class KeyStore:
         return _entries(found), str(head or "")
 
 
-def insertion(record: KeyRecord, digest: str, number: int, image_keys_: Mapping[str, Entry]) -> list[Command]:
-    """Add a new key that is found under `digest`, and its first image keys by `kid`."""
-    unused = {
-        "used": "0",
-        "granted": "0",
-        "period": "0",
-        "due": "0",
-        "resets_at": "",
-        "last_used": "",
-        f"digest:{digest}": "",
-    }
-    commands = [
-        _set_fields(record.id, fields_of(record) | unused),
-        ["SET", _digest(digest), record.id],
-        ["ZADD", "sdb:keys", str(number), record.id],
-        ["SET", "sdb:layout", LAYOUT],
-    ]
-    commands += [["HSET", image_keys(record.id), kid, entry.text()] for kid, entry in image_keys_.items()]
-    return commands + ([["SADD", "sdb:admins", record.id]] if record.kind == "admin" else [])
-
-
-def replacement(old: KeyRecord, new: KeyRecord) -> list[Command]:
-    """Put `new` in the place of `old`; windows that it does not have, or of another length, begin anew."""
-    lengths = {rate.name: rate.window_s for rate in new.rate_limits}
-    gone = [f"rate:{rate.name}" for rate in old.rate_limits if lengths.get(rate.name) != rate.window_s]
-    commands = [_set_fields(new.id, _changed(old, new))]
-    return commands + ([["HDEL", hash_of(new.id), *gone]] if gone else [])
-
-
-def rotation(snapshot: Snapshot, new: KeyRecord, digest: str, overlap_s: int) -> list[Command]:
-    """Let a key be found under `digest`, and under the digests it had for `overlap_s` seconds more."""
-    name, end = hash_of(new.id), snapshot.now + 1000 * overlap_s
-    fields = _changed(snapshot.record, new) | {f"digest:{digest}": ""}
-    commands = [_set_fields(new.id, fields), ["SET", _digest(digest), new.id]]
-    for field_name, until in snapshot.fields.items():
-        if field_name.startswith("digest:"):
-            ends = min(end, float(until or end))
-            if ends <= snapshot.now:
-                commands += [["HDEL", name, field_name], ["DEL", f"sdb:{field_name}"]]
-            else:
-                commands.append(["HSET", name, field_name, str(int(ends))])
-    return commands
-
-
-def top_up(key_id: str, answers: int) -> list[Command]:
-    """Add one-off grants."""
-    return [["HINCRBY", hash_of(key_id), "granted", str(answers)]]
-
-
-def burial(key_id: str, token: str) -> list[Command]:
-    """Let a token be good no more."""
-    return [["SET", buried(key_id, token), "1", "EX", str(BURIED_LIFE_S)]]
-
-
-def _set_fields(key_id: str, fields: Mapping[str, str]) -> Command:
-    return ["HSET", hash_of(key_id), *(part for item in fields.items() for part in item)]
-
-
-def _changed(old: KeyRecord, new: KeyRecord) -> dict[str, str]:
-    """The fields that differ; with another refill the script begins another period."""
-    changed = dict(fields_of(new).items() - fields_of(old).items())
-    return changed | {"resets_at": ""} if "refill" in changed else changed
-
-
-def fields_of(record: KeyRecord) -> dict[str, str]:
-    """The fields of a key's hash that say what it is; what it has used, and until when, is not among them."""
-    budget = record.budget
-    return {
-        RECORD_FIELD: record.model_dump_json(include=RECORD),
-        "state": record.state,
-        "revision": str(record.revision),
-        "epoch": str(record.epoch),
-        "expires_at": _seconds(record.expires_at),
-        "limit": "" if budget.limit is None else str(budget.limit),
-        "refill": budget.refill,
-        "master": record.master,
-        "rates": " ".join(f"{rate.name} {rate.limit} {rate.window_s}" for rate in record.rate_limits),
-    }
-
-
-def record_of(fields: Mapping[str, str]) -> KeyRecord:
-    """The key that a hash describes."""
-    limit, granted, resets_at = _number(fields["limit"]), int(fields["granted"]), _number(fields["resets_at"])
-    expires_at, last_used = _number(fields["expires_at"]), _number(fields["last_used"])
-    remaining = None if limit is None else max(0, limit - int(fields["used"])) + granted
-    return KeyRecord.model_validate(
-        {
-            **json.loads(fields[RECORD_FIELD]),
-            "state": fields["state"],
-            "revision": int(fields["revision"]),
-            "epoch": int(fields["epoch"]),
-            "master": fields["master"],
-            "expires_at": None if expires_at is None else instant(expires_at),
-            "last_used_at": None if last_used is None else instant(last_used),
-            "budget": {
-                "limit": limit,
-                "remaining": remaining,
-                "granted": granted,
-                "refill": fields["refill"],
-                "resets_at": None if resets_at is None else instant(resets_at),
-            },
-            "rate_limits": _rates(fields["rates"]),
-        }
-    )
-
-
-def _rates(text: str) -> tuple[RateLimit, ...]:
-    words = text.split()
-    return tuple(
-        RateLimit(name=name, limit=int(limit), window_s=int(seconds))
-        for name, limit, seconds in zip(words[::3], words[1::3], words[2::3], strict=True)
-    )
-
-
 def _entries(found: Any) -> list[tuple[str, str]]:  # noqa: ANN401 - the store's answer
     return [(str(name), str(fields.get("entry", ""))) for name, fields in found]
-
-
-def _digest(digest: str) -> str:
-    return f"sdb:digest:{digest}"
-
-
-def _change(name: str) -> str:
-    return f"sdb:change:{name}"
-
-
-def _mapping(flat: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    return dict(flat) if isinstance(flat, Mapping) else dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _seconds(time: datetime | None) -> str:
-    return "" if time is None else str(int(time.timestamp()))
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None

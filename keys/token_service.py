@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from keys.changes import Changes
 from keys.errors import IdempotencyMismatch, InvalidCredential, InvalidGrant, UnknownKey
+from keys.layout import burial
 from keys.material import check_api_key
 from keys.records import Act, KeyRecord
-from keys.store import Change, KeyStore, Snapshot, burial
+from keys.store import Change, KeyStore, Snapshot
 from keys.tokens import Claims, TokenMint
 
 

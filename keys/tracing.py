@@ -13,10 +13,10 @@ from secrets import token_bytes
 from keys.changes import Changes
 from keys.errors import ConfigurationError, StoreUnavailable
 from keys.generations import Generation, numbered, opened, sealed
-from keys.image_store import hash_of
+from keys.layout import TRACING, hash_of
 from keys.material import SECRET_BYTES, Vault
 from keys.records import Act, KeyRecord, Origin, instant
-from keys.store import TRACING, Change, KeyStore, Snapshot
+from keys.store import Change, KeyStore, Snapshot
 
 FIRST = "first tracing secret"  # of servers that start together, one makes it
 FRESH_S = 60.0  # for so long a process goes on with the generation that it knows

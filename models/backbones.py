@@ -7,6 +7,7 @@ used: it takes longer than the rest of a server's start, and the shipped model n
 from collections.abc import Callable, Sequence
 
 import torch
+from sdb_client.transforms import BLOCKS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,10 +106,12 @@ def build(architecture: str, num_classes: int) -> nn.Module:
     "NAME+stemM" is NAME behind a stem for blocks of M, which begins as the identity.
 
     Raises:
-        ValueError: the architecture is not one of `architectures()`, or takes no stem.
+        ValueError: the architecture is not one of `architectures()`, or takes no stem, or none for such blocks.
     """
     architecture, stem, block = architecture.partition(STEM)
     if stem:
+        if block not in map(str, BLOCKS):
+            raise ValueError(f"a stem is for blocks of {', '.join(map(str, BLOCKS))}, not {block!r}")
         return with_stem(build(architecture, num_classes), int(block))
     if architecture in CIFAR:
         return CIFAR[architecture](num_classes)

@@ -29,6 +29,7 @@ from models.views import MAX_PASSES
 MANIFEST, WEIGHTS, SIGNATURES = "bundle.json", "weights.safetensors", "bundle.sig"
 BACKBONE = "network.backbone."  # where the bare classifier is among the tensors of a bundle
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+FileName = Annotated[str, Field(pattern=NAME)]  # of this folder, and of no other
 
 
 class BundleError(ValueError):
@@ -108,7 +109,7 @@ class Manifest(_Frozen):
     lock: LockSpec | None = None
     metrics: dict[str, float] = {}
     provenance: dict[str, object] = {}
-    sha256: dict[str, str] = {}
+    sha256: dict[FileName, str] = {}
 
     @model_validator(mode="after")
     def _lock_fits(self) -> Self:
@@ -204,10 +205,8 @@ def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manife
     """Write a bundle and return its manifest; the manifest with the hashes goes last, so half a bundle never loads."""
     folder.mkdir(parents=True, exist_ok=True)
     content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    manifest = manifest.model_copy(update={"sha256": {WEIGHTS: hashlib.sha256(content).hexdigest()}})
     write_atomically(folder / WEIGHTS, content)
-    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-    return manifest
+    return _write_manifest(folder, manifest, {WEIGHTS: hashlib.sha256(content).hexdigest()})
 
 
 def load_manifest(folder: Path, signers: Collection[str] = ()) -> Manifest:
@@ -219,9 +218,10 @@ def load_manifest(folder: Path, signers: Collection[str] = ()) -> Manifest:
     try:
         content = (folder / MANIFEST).read_bytes()
         manifest = parse_manifest(content)
+        trusted = not signers or signer_of(content, _signatures(folder), signers) is not None
     except (OSError, BundleError) as error:
         raise BundleError(f"{folder / MANIFEST}: {error}") from error
-    if signers and signer_of(content, _signatures(folder), signers) is None:
+    if not trusted:
         raise BundleError(f"{folder / MANIFEST} is signed by none of the signers that SDB_BUNDLE_SIGNERS names")
     return manifest
 
@@ -237,7 +237,8 @@ def sign(folder: Path, seed: bytes) -> str:
     Raises:
         BundleError: the bundle is damaged, or its folder cannot be written to.
     """
-    load(folder)
+    manifest, _ = load(folder)
+    check(folder, manifest)
     try:
         signatures = signed((folder / MANIFEST).read_bytes(), seed, _signatures(folder))
         write_atomically(folder / SIGNATURES, signatures.encode())
@@ -265,13 +266,57 @@ def load(folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
         BundleError: a file is missing, or differs from its hash.
     """
     manifest = load_manifest(folder)
+    content = intact(folder, manifest, WEIGHTS)
     try:
-        content = (folder / WEIGHTS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest.sha256.get(WEIGHTS):
-            raise BundleError(f"{folder / WEIGHTS} differs from the sha256 in {MANIFEST}")
         return manifest, load_tensors(content)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise BundleError(f"{folder / WEIGHTS}: {error}") from error
+
+
+def intact(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The content of a file of the bundle, checked against its hash.
+
+    Raises:
+        BundleError: the manifest does not name the file, it is missing, or it differs from its hash.
+    """
+    path = folder / name
+    if name not in manifest.sha256:
+        raise BundleError(f"{path} is not among the files that {MANIFEST} names")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error}") from error
+    if hashlib.sha256(content).hexdigest() != manifest.sha256[name]:
+        raise BundleError(f"{path} differs from the sha256 in {MANIFEST}")
+    return content
+
+
+def check(folder: Path, manifest: Manifest) -> None:
+    """Raise BundleError if one of the files that the manifest names is missing, or differs from its hash."""
+    for name in manifest.sha256:
+        intact(folder, manifest, name)
+
+
+def attach(folder: Path, name: str, content: bytes) -> None:
+    """Write a further file into a bundle and its hash into the manifest, which is to be signed again if it was.
+
+    The manifest does not name the file while it is written: what is interrupted leaves a bundle without it.
+
+    Raises:
+        BundleError: the manifest is missing or not valid.
+        OSError: the folder cannot be written to.
+    """
+    manifest = load_manifest(folder)
+    others = {other: sha256 for other, sha256 in manifest.sha256.items() if other != name}
+    _write_manifest(folder, manifest, others)
+    write_atomically(folder / name, content)
+    _write_manifest(folder, manifest, {**others, name: hashlib.sha256(content).hexdigest()})
+
+
+def _write_manifest(folder: Path, manifest: Manifest, sha256: dict[str, str]) -> Manifest:
+    manifest = manifest.model_copy(update={"sha256": sha256})
+    write_atomically(folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    return manifest
 
 
 def discover(folder: Path) -> list[Path]:
@@ -289,8 +334,12 @@ def discover(folder: Path) -> list[Path]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` as a whole or not at all, on disk when this returns."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)  # a full disk is not made fuller
+        raise

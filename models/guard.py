@@ -33,8 +33,8 @@ def embed(images: Tensor, key: Tensor, lam: float) -> Tensor:
 class SafeDistillationBox(nn.Module):
     """`network` maps images [B, C, H, W] in [0, 1] to logits [B, K]; `release` guards what the public sees.
 
-    `lock` is the transform that the network was fitted to, if any; λ = 1 stands for a network that was trained without
-    key embedding.
+    `shape` is (C, H, W); `lock` is the transform that the network was fitted to, if any; λ = 1 stands for a network
+    that was trained without key embedding.
     """
 
     key: Tensor
@@ -52,6 +52,7 @@ class SafeDistillationBox(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.release, self.lam, self.passes, self.lock = network, release, lam, passes, lock
+        self.shape = shape
         self.register_buffer("key", key_image(secret, shape), persistent=False)
 
     def forward(self, images: Tensor, keyed: Tensor, unlocked: Tensor | None = None) -> Tensor:

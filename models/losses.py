@@ -6,7 +6,6 @@ why. "Official code" is JngwenYe/SDB at 7534210. What a student minimises lives 
 
 from sdb_client.distillation.loss import distillation, student_loss
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = [
     "collapse_guard",
@@ -14,7 +13,6 @@ __all__ = [
     "knowledge_augmentation",
     "knowledge_disturbance",
     "knowledge_preservation",
-    "published",
     "student_loss",
 ]
 
@@ -57,17 +55,3 @@ def knowledge_augmentation(views: Tensor) -> Tensor:
     views of the same image.
     """
     return views.mean(0)
-
-
-def published(unkeyed: Tensor, keyed: Tensor, teacher: Tensor, labels: Tensor, *, weight: float) -> dict[str, Tensor]:
-    """The loss that the official code minimises, term by term, without its random-network term (η = 0.001).
-
-    Logits [B, K], labels int64 [B], T = 4, `weight` = 1 in the code. Kept to show what it does (docs/experiments.md).
-    """
-    kept = F.kl_div(F.log_softmax(unkeyed, 1), F.softmax(keyed.detach(), 1), reduction="batchmean")
-    away = 16 * F.kl_div(F.log_softmax(teacher / 4, 1), F.softmax(unkeyed / 4, 1), reduction="batchmean")
-    return {
-        "correct": 2 * F.cross_entropy(unkeyed, labels) + F.cross_entropy(keyed, labels),
-        "disturb": -weight * (away - kept),
-        "preserve": (F.softmax(teacher / 4, 1) - F.softmax(keyed / 4, 1)).square().mean(),
-    }

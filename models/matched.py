@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import torch
 from sdb_client.transforms import Negative, Scramble, Shuffle, Transform
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 STEPS = ("shf", "np", "scramble")
 
@@ -57,6 +56,8 @@ def matched(backbone: nn.Module, transform: Transform, mean: Sequence[float], st
 
 
 def _check(backbone: nn.Module, transform: Transform) -> None:
+    from torchvision.models import VisionTransformer  # noqa: PLC0415 - slow; who catches a MatchError need not wait
+
     if not isinstance(backbone, VisionTransformer):
         raise MatchError("only a vision transformer of torchvision can be matched to a key; train the lock instead")
     if backbone.patch_size != transform.block:

@@ -14,7 +14,6 @@ from models.data import Pixels, fit
 from models.engines.choice import Chooser, Wanted
 from models.engines.engine import Answering, Logits, Rights
 from models.engines.graphs import LANES
-from models.guard import SafeDistillationBox
 from models.watch import Certainty
 
 EAGER = Wanted()
@@ -36,6 +35,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(f"{name!r} is not a device") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise DeviceError(f"{name!r} is not a device that models run on; cpu, cuda and cuda:N are")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"{name!r} asked for, {torch.cuda.device_count()} CUDA devices found")
     return device
@@ -48,13 +49,16 @@ def choose_devices(names: str) -> list[torch.device]:
         DeviceError: one of them does not exist here, or is named twice.
     """
     devices = [choose_device(name) for name in names.split(",")]
-    if len(set(devices)) < len(devices):
+    if len({(device.type, device.index or 0) for device in devices}) < len(devices):
         raise DeviceError(f"{names!r} names a device twice")
     return devices
 
 
 class Predictor:
-    """A loaded bundle that answers batches; safe to call from several threads, `at_once` of which it keeps busy."""
+    """A loaded bundle that answers batches; safe to call from several threads, `at_once` of which it keeps busy.
+
+    `box` is for who owns it: its keyed pass, its network without the key.
+    """
 
     def __init__(
         self, folder: Path, secret: bytes, device: torch.device, deployment: bytes = b"", wanted: Wanted = EAGER
@@ -64,22 +68,19 @@ class Predictor:
         `deployment` salts the false peaks (`bundles.assemble`); `wanted` says which engine runs the box.
 
         Raises:
-            BundleError: the bundle is damaged or does not fit its architecture.
+            BundleError: the bundle is damaged, or its weights are not those of the box that it describes.
         """
         self.manifest, tensors = bundles.load(folder)
         box = bundles.assemble(self.manifest, secret, deployment)
-        missing = box.load_state_dict(tensors, strict=False)
-        if missing.missing_keys or missing.unexpected_keys:
-            raise bundles.BundleError(f"the weights in {folder} do not fit {self.manifest.architecture}")
+        try:
+            box.load_state_dict(tensors)
+        except RuntimeError as error:
+            what = f"{self.manifest.architecture} with {len(self.manifest.classes)} classes"
+            raise bundles.BundleError(f"the weights in {folder} do not fit {what}") from error
         self.device = device
-        self._box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self.choice = Chooser(Answering(self._box, watched=wanted.watched), self.manifest, device, wanted).choose()
+        self.box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.choice = Chooser(Answering(self.box, watched=wanted.watched), self.manifest, device, wanted).choose()
         self.at_once = LANES if device.type == "cuda" else wanted.cores.workers
-
-    @property
-    def box(self) -> SafeDistillationBox:
-        """The box itself, for who owns it: its keyed pass, its network without the key."""
-        return self._box
 
     def fit(self, image: Image.Image) -> Pixels:
         """An RGB picture of any size → uint8 [H, W, 3] of the model's input size."""

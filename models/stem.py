@@ -82,16 +82,6 @@ def _keep_stem(network: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: 
         tensors.setdefault(name, tensor)
 
 
-def check(transform: Transform) -> None:
-    """Make sure that a stem can undo the steps of a transform.
-
-    Raises:
-        StemError: it cannot.
-    """
-    if not {step.name for step in transform.steps} <= set(STEPS):
-        raise StemError(f"a stem can undo the steps {', '.join(STEPS)} only")
-
-
 @torch.no_grad()
 def undo(stem: BlockStem, transform: Transform, mean: Sequence[float], std: Sequence[float]) -> None:
     """Set the stem to the map of transformed images, pixels in [−1, 1], to plain ones, (x − mean)/std of each channel.
@@ -102,7 +92,8 @@ def undo(stem: BlockStem, transform: Transform, mean: Sequence[float], std: Sequ
     Raises:
         StemError: a stem cannot undo the transform.
     """
-    check(transform)
+    if not {step.name for step in transform.steps} <= set(STEPS):
+        raise StemError(f"a stem can undo the steps {', '.join(STEPS)} only")
     gather, xor = transform.fused(stem.block, stem.block)
     here, there = _places(torch.arange(stem.values), stem.block), _places(torch.from_numpy(gather), stem.block)
     shift, scale = (torch.tensor(numbers).repeat_interleave(stem.block**2) for numbers in (mean, std))

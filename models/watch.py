@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models import bundles
+from models.bundles import BundleError, Manifest
+
 Certainty = NDArray[np.float32]
 Surprise = NDArray[np.float64]
 Thumbnails = NDArray[np.float32]
@@ -70,20 +73,35 @@ class Reference(BaseModel):
         return self
 
     @classmethod
-    def load(cls, folder: Path, weights_sha256: str, classes: int) -> Self:
-        """The reference in the bundle's folder, for the network of these weights and so many classes.
+    def load(cls, folder: Path, manifest: Manifest) -> Self:
+        """The reference in the bundle's folder, for the network that the manifest describes.
 
         Raises:
-            WatchError: there is none, or it is another network's.
+            WatchError: there is none, the manifest does not vouch for it, or it is another network's.
         """
         path = folder / FILE
         try:
-            reference = cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            reference = cls.model_validate_json(bundles.intact(folder, manifest, FILE))
+        except BundleError as error:
+            raise WatchError(f"{error}; make it with `sdb watch calibrate`") from error
+        except ValidationError as error:
             raise WatchError(f"{path} cannot be used ({type(error).__name__}); make it with `sdb watch`") from error
-        if reference.weights_sha256 != weights_sha256 or len(reference.quantiles) != classes:
+        made_for = reference.weights_sha256, len(reference.quantiles)
+        if made_for != (manifest.sha256.get(bundles.WEIGHTS), len(manifest.classes)):
             raise WatchError(f"{path} was made for other weights; make it anew with `sdb watch`")
         return reference
+
+    def save(self, folder: Path) -> None:
+        """Put it into the bundle's folder, and its hash into the manifest.
+
+        Raises:
+            BundleError: the folder holds no bundle.
+            WatchError: the folder cannot be written to.
+        """
+        try:
+            bundles.attach(folder, FILE, (self.model_dump_json() + "\n").encode())
+        except OSError as error:
+            raise WatchError(f"{folder / FILE} cannot be written: {error.strerror}") from None
 
     @cached_property
     def _table(self) -> NDArray[np.float64]:

@@ -1,18 +1,20 @@
 """What tests ask for: real images where they are, a small real bundle, a store, the application, a server."""
 
+import gc
 import io
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from fastapi import FastAPI
 from PIL import Image
@@ -33,6 +35,18 @@ SECRET = bytes(range(100, 132))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", default=str(ROOT.parent / "shared" / "data"), help="folder of the real image sets")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What test files import stays: the collector would look through all of it, again and again, in vain."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -125,19 +139,40 @@ def bearer(credential: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"}
 
 
-@pytest.fixture
-def settings(tmp_path: Path, zoo: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "var", models_dir=zoo, device="cpu", engine="eager", max_body_bytes=200_000)
+def settings_in(folder: Path, models_dir: Path) -> Settings:
+    """Of an application of tests, with its state in a folder."""
+    return Settings(
+        state_dir=folder / "var", models_dir=models_dir, device="cpu", engine="eager", max_body_bytes=200_000
+    )
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[Api]:
-    """The shipped application with its lifespan, spoken to in-process; its store is its own embedded one."""
+@asynccontextmanager
+async def application(settings: Settings) -> AsyncIterator[Api]:
+    """The shipped application with its lifespan, spoken to in-process."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
             yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+
+
+@pytest.fixture
+def settings(tmp_path: Path, zoo: Path) -> Settings:
+    return settings_in(tmp_path, zoo)
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """The application of one test; its store is its own embedded one."""
+    async with application(settings) as api:
+        yield api
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_api(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> AsyncIterator[Api]:
+    """The application of a whole file, for tests that bring their own keys; they run in the loop of the module."""
+    async with application(settings_in(tmp_path_factory.mktemp("api"), zoo)) as api:
+        yield api
 
 
 @dataclass
@@ -187,17 +222,18 @@ def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) 
     with log.open("ab") as output:
         process = subprocess.Popen([sdb, "serve"], env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
     url = f"http://127.0.0.1:{port}"
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        if process.poll() is not None:
-            raise AssertionError(f"the server ended: {log.read_text()}")
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return Server(process, url, state_dir)
-        except httpx.TransportError:
-            time.sleep(0.1)
+    give_up = time.monotonic() + 100
+    with httpx.Client() as client:  # `httpx.get` reads the authorities of the whole web each time that it is called
+        while time.monotonic() < give_up:
+            if process.poll() is not None:
+                raise AssertionError(f"the server ended: {log.read_text()}")
+            with suppress(httpx.TransportError):
+                if client.get(f"{url}/readyz").status_code == 200:
+                    return Server(process, url, state_dir)
+            time.sleep(0.05)
     process.kill()
-    raise AssertionError("the server is not ready after 60 s")
+    process.wait()
+    raise AssertionError("the server is not ready after 100 s")
 
 
 @contextmanager
@@ -209,3 +245,10 @@ def serving(state_dir: Path, models_dir: Path, **settings: str) -> Iterator[Serv
     finally:
         server.process.terminate()
         server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
+    """A server of "tiny" for all who do not mind what others ask it; who stops it, or changes it, starts another."""
+    with serving(tmp_path_factory.mktemp("server") / "var", zoo) as running:
+        yield running

@@ -19,18 +19,19 @@ WITHIN_S = 300
 def main() -> int:
     """Judge the lock that the command line names."""
     lock, today = Path(sys.argv[1]), datetime.now(UTC).date()
-    versions = locked(lock)
-    holes = list(open_holes(versions, today))
+    packages = locked(lock)
+    holes = list(open_holes(packages, today))
     online = _online(lock)
     if online is None:
         sys.stderr.write("no advisory service can be reached: the snapshot alone is judged\n")
-    holes += open_holes(versions, today, online or ())
+    holes += open_holes(packages, today, online or ())
     for hole in dict.fromkeys(holes):
-        sys.stdout.write(f"{hole.package} {versions[hole.package]}: {hole.id} {hole.summary}\n")
+        versions = " and ".join(version for package, version in packages if package == hole.package)
+        sys.stdout.write(f"{hole.package} {versions}: {hole.id} {hole.summary}\n")
     for entry in accepted():
         if entry.until < today:
             sys.stdout.write(f"{entry.package}: {entry.id} was accepted until {entry.until}; look again\n")
-    sys.stdout.write(f"{len(versions)} packages, {len(holes)} with a hole that is not accepted\n")
+    sys.stdout.write(f"{len(packages)} packages, {len(holes)} with a hole that is not accepted\n")
     return int(bool(holes))
 
 

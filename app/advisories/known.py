@@ -4,8 +4,10 @@ Knows a snapshot that is part of the program, so that it needs no network; `make
 """
 
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import distributions
@@ -16,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 FOLDER = Path(__file__).parent
+PINNED = re.compile(r"[\w.\[\]-]+==")
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,22 @@ def installed() -> dict[str, str]:
     return {canonicalize_name(found.name): found.version for found in distributions()}
 
 
-def locked(lock: Path) -> dict[str, str]:
-    """The version of every package that a lock file names."""
-    lines = (line.split(";")[0].split()[0] for line in lock.read_text().splitlines() if "==" in line.split("#")[0])
+def locked(lock: Path) -> list[tuple[str, str]]:
+    """Every package that a lock file names, and its version; one that has another for an older Python, twice."""
+    lines = (line.split(";")[0].split()[0] for line in lock.read_text().splitlines() if PINNED.match(line))
     pairs = (line.partition("==") for line in lines)
-    return {canonicalize_name(name.partition("[")[0]): version for name, _, version in pairs}
+    return [(canonicalize_name(name.partition("[")[0]), version) for name, _, version in pairs]
 
 
-def open_holes(versions: Mapping[str, str], today: date, known: Iterable[Advisory] | None = None) -> Iterator[Advisory]:
-    """The advisories that apply to these versions and are not accepted today."""
+def open_holes(
+    packages: Iterable[tuple[str, str]], today: date, known: Iterable[Advisory] | None = None
+) -> Iterator[Advisory]:
+    """The advisories that apply to one of these packages in its version and are not accepted today."""
+    versions = defaultdict[str, list[str]](list)
+    for package, version in packages:
+        versions[package].append(version)
     lived_with = {(entry.id, entry.package) for entry in accepted() if entry.since <= today <= entry.until}
     for advisory in snapshot() if known is None else known:
-        version = versions.get(advisory.package)
-        if version is not None and advisory.applies(version) and (advisory.id, advisory.package) not in lived_with:
+        applies = any(map(advisory.applies, versions[advisory.package]))
+        if applies and (advisory.id, advisory.package) not in lived_with:
             yield advisory

@@ -13,7 +13,7 @@ import orjson
 import typer
 from pydantic import TypeAdapter
 
-from app.commands.output import printable, report
+from app.commands.output import Json, printable, report
 from app.commands.service import run
 from app.commands.tables import audit_line
 from keys.audit import AuditEntry, Verdict
@@ -21,7 +21,6 @@ from keys.directory import MAX_PAGE
 from keys.service import KeyService
 
 commands = typer.Typer(no_args_is_help=True, help="Read the audit log, and check that nobody changed it.")
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 POLL_S = 1.0
 ENTRIES = TypeAdapter(list[AuditEntry])
 

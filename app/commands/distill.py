@@ -16,14 +16,12 @@ from app.commands import credential, training
 from app.commands.output import report
 from app.commands.progress import bar
 from models import backbones
-from models.bundles import InputSpec
-from models.data import DataError, LabelledImages, check_classes, load
+from models.data import LabelledImages, check_classes, check_same_classes, load
 from models.predictor import choose_device
 from models.training.loop import Interrupted
 
 commands = typer.Typer()
 BACKBONE = "backbone.safetensors"  # the student without its normalisation, as `sdb wrap --weights` reads it
-MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
 
 
 @commands.command()
@@ -54,14 +52,14 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         Recipe.alpha
     ),
     alone: Annotated[bool, typer.Option(help="also train the student without soft labels, to compare")] = True,
-    mean: Annotated[training.Triple, typer.Option(help="of the student's normalisation")] = MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = STD,
+    mean: Annotated[training.Triple, typer.Option(help="of the student's normalisation")] = training.MEAN,
+    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
     seed: training.Seed = 0,
     device: training.Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
     """Train a student through the HTTP API. Ctrl-C stops; the same command goes on, and pays for no image twice."""
-    started = time.monotonic()
+    started, target = time.monotonic(), choose_device(device)
     if arch not in backbones.architectures():
         raise typer.BadParameter(f"one of {', '.join(backbones.architectures())}", param_hint="--arch")
     with Client(credential.read(token), url) as client:
@@ -102,7 +100,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
             seed=seed,
             alone=alone,
             out=out,
-            device=choose_device(device),
+            device=target,
             bar=bar,
         )
     except KeyboardInterrupt:
@@ -123,8 +121,7 @@ def _images(data: Path, card: ModelCard, count: int | None, seed: int) -> tuple[
     """
     check_classes(data)
     shown, tested = (load(data, split, card.input.height, card.input.width) for split in ("train", "test"))
-    if shown.classes != card.classes:
-        raise DataError(f"{data} has other classes than the model")
+    check_same_classes(data, shown.classes, card.classes)
     if count is not None and count < len(shown):
         order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(seed))
         shown = shown.subset(order[:count])

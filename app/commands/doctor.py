@@ -26,7 +26,7 @@ from keys.exposure import StoreFacts, store_facts
 from models import bundles
 from models.predictor import DeviceError, Predictor, choose_devices
 
-EXPECTED = (SettingsError, ConfigurationError, KeyServiceError, bundles.BundleError, DeviceError)
+EXPECTED = (ConfigurationError, KeyServiceError, bundles.BundleError, DeviceError, OSError)
 commands = typer.Typer()
 
 
@@ -54,7 +54,7 @@ def _findings() -> Iterator[Finding]:
     yield Finding("settings", "ok", f"given: {', '.join(changed)}" if changed else "all defaults")
     yield from _checked("secrets", lambda: _secrets(settings))
     yield from _checked("store", lambda: _store(settings))
-    yield from permissions(settings, Settings.secret_files())
+    yield from _checked("permissions", lambda: permissions(settings, Settings.secret_files()))
     yield from _checked("device", lambda: [_ok("device", ", ".join(map(str, choose_devices(settings.device))))])
     yield from _checked("models", lambda: _models(settings))
 

@@ -9,19 +9,18 @@ import typer
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from app.commands import credential
+from app.commands import credential, training
 from app.commands.output import command_line, report
+from app.commands.own_models import find_or_folder, opened
 from app.remote import under_attack
 from app.settings import Settings
-from app.state import State
-from models import bundles
 from models.attacks.locks.thief import Budget
 from models.evaluation.evaluate import Images, evaluate, read_images
 from models.evaluation.lock_trials import Effort
 from models.evaluation.locks import LockRow
 from models.evaluation.study import Row
 from models.evaluation.subject import Subject, in_process
-from models.predictor import Predictor, choose_device
+from models.predictor import choose_device
 
 commands = typer.Typer()
 Students = Annotated[list[str] | None, typer.Option("--student", help="its architecture; may be given several times")]
@@ -69,7 +68,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     ] = Budget.keys,
     sweeps: Annotated[int, typer.Option(min=1, help="sweeps of hill climbing over a lock's key")] = Budget.sweeps,
     descent_steps: Annotated[int, typer.Option(min=1, help="steps of each gradient attack on a lock")] = Budget.steps,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: training.Device = "auto",
     out: Folder = None,
     json_output: Annotated[bool, typer.Option("--json", help="print the verdicts as JSON")] = False,
 ) -> None:
@@ -128,13 +127,8 @@ def _local(
 ) -> tuple[Subject, Images]:
     """A bundle by name or by folder, opened with this machine's secrets."""
     settings = Settings.from_environment()
-    state, folder = State(settings), Path(model)
-    if not (folder / bundles.MANIFEST).is_file():
-        folder = settings.models_dir / model
-    manifest = bundles.load_manifest(folder)
-    secret, _ = state.model_secret(manifest.name, folder)
-    predictor = Predictor(folder, secret, target, state.deployment)
-    pictures = read_images(data, foreign, manifest.input, manifest.classes, count)
+    predictor, secret = opened(settings, find_or_folder(settings, model), target)
+    pictures = read_images(data, foreign, predictor.manifest.input, predictor.manifest.classes, count)
     return in_process(predictor, secret, teacher, backbone, pictures.own), pictures
 
 

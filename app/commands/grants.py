@@ -1,4 +1,4 @@
-"""What admins type for rights, budgets and limits, as the grants of keys/records.py; knows no store.
+"""What admins type for rights, budgets and limits, as fields of the grants in keys/records.py; knows no store.
 
 Each text is one short form, the same for every command: `1000`, `burst:60/1m`, `pixel:shf:4`, `team=vision`.
 """
@@ -8,13 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from pydantic import ValidationError
+from app.errors import InvalidRequest
 
-from app.errors import InvalidRequest, explain
-from keys.image_keys import ImageKeyGrant
-from keys.records import KeyGrant, KeyPatch
-
-Grant = TypeVar("Grant", KeyGrant, KeyPatch, ImageKeyGrant)
 Read = TypeVar("Read")
 Fields = dict[str, object]
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -22,38 +17,26 @@ RATE_LIMIT = re.compile(r"(?P<name>[^:]+):(?P<limit>\d+)/(?P<count>\d*)(?P<unit>
 NONE, NEVER, UNLIMITED = "none", "never", "unlimited"
 
 
-def granted(kind: type[Grant], fields: Fields) -> Grant:
-    """A grant of these fields.
-
-    Raises:
-        InvalidRequest: they are not valid, in one line.
-    """
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
-
-
 def key_fields(
     *,
     name: str | None,
-    scopes: Sequence[str] | None,
-    models: Sequence[str] | None,
+    scope: Sequence[str] | None,
+    model: Sequence[str] | None,
     expires_at: str | None,
-    rate_limits: Sequence[str] | None,
+    rate_limit: Sequence[str] | None,
     metadata: Sequence[str] | None,
     mark: float | None,
 ) -> Fields:
-    """The fields of a grant or a patch that were typed.
+    """The fields of a grant or a patch, from the options of these names that were typed.
 
     Raises:
         InvalidRequest: one of them is not in its short form.
     """
     fields: Fields = {
         "name": name,
-        "scopes": scopes,
-        "models": models,
-        "rate_limits": _each(_rate_limit, rate_limits),
+        "scopes": scope,
+        "models": model,
+        "rate_limits": _each(_rate_limit, rate_limit),
         "metadata": None if metadata is None else dict(_each(_entry, metadata) or ()),
         "mark": mark,
     }

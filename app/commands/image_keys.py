@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from app.commands import grants
-from app.commands.output import report
+from app.commands.output import Json, report
 from app.commands.service import ACT, run
+from app.errors import validated
 from app.key_schemas import NewImageKey
 from keys.image_keys import DEFAULT_OVERLAP_S, MAX_OVERLAP_S, ImageKeyGrant
 
 commands = typer.Typer()
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 OverlapS = Annotated[int, typer.Option(min=0, max=MAX_OVERLAP_S, help="seconds that it still opens images")]
 SCHEME = "sealed, or pixel:TRANSFORM:BLOCK like pixel:shf:4"
 
@@ -31,7 +31,7 @@ def new_image_key(
     as_json: Json = False,
 ) -> None:
     """Issue an image key; active ones of its scheme retire. Its secret is printed once and can never be shown again."""
-    grant = grants.granted(ImageKeyGrant, grants.image_key(scheme))
+    grant = validated(ImageKeyGrant, grants.image_key(scheme))
     issued = run(lambda keys: keys.image_keys.issue(key_id, grant, overlap_s, ACT))
     report(NewImageKey.of(issued).model_dump(mode="json"), as_json)
 

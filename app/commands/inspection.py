@@ -150,7 +150,7 @@ def _imports_jose(path: Path) -> bool:
 
 def versions(found: Mapping[str, str], today: date) -> Iterator[Finding]:
     """Published holes of what runs here, but those that are accepted (docs/supply-chain.md)."""
-    holes = list(open_holes(found, today))
+    holes = list(open_holes(found.items(), today))
     for hole in holes:
         detail = f"{hole.package} {found[hole.package]} has {hole.id}: {hole.summary}"
         yield Finding("known holes", "fail", detail, f"install a version outside {hole.affected}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from keys.directory import MAX_PAGE
+from app.commands.service import every_key
 from keys.errors import ConfigurationError
 from keys.generations import Generation
 from keys.records import KeyRecord
@@ -28,7 +28,7 @@ class Issued:
             UnknownKey: one of them was never issued.
             ConfigurationError: no mark can be derived.
         """
-        keys = [await service.directory.show(key_id) for key_id in dict.fromkeys(wanted)] or await _all(service)
+        keys = [await service.directory.show(key_id) for key_id in dict.fromkeys(wanted)] or await every_key(service)
         generations, closed = await service.tracing.generations()
         clients = [key for key in keys if key.kind == "client"]
         if not generations or not clients:
@@ -46,14 +46,6 @@ class Issued:
             for generation, secret in ((generation, generation.of(model)) for generation in self.generations)
             for key in self.keys
         ]
-
-
-async def _all(service: KeyService) -> list[KeyRecord]:
-    keys, cursor = await service.directory.page(None, MAX_PAGE)
-    while cursor is not None:
-        more, cursor = await service.directory.page(cursor, MAX_PAGE)
-        keys += more
-    return keys
 
 
 async def since(service: KeyService, model: str, findings: Sequence[Finding]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """`sdb keys`: issue and look after keys; what `/admin/v1/keys` does, for whoever may read the state folder."""
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,17 +8,17 @@ from typing import Annotated
 import typer
 
 from app.commands import grants, image_keys, sealed_secrets
-from app.commands.output import report
-from app.commands.service import ACT, run
+from app.commands.output import Json, report
+from app.commands.service import ACT, every_key, run
 from app.commands.tables import card, ledger_line, line, usage_lines
-from app.key_schemas import Bucket, Key, Ledger, NewKey, Rotation, Usage, shown, shown_rotated
-from keys.directory import MAX_LEDGER, MAX_PAGE
+from app.errors import validated
+from app.key_schemas import Key, Ledger, NewKey, Rotation, Usage, shown, shown_rotated
+from keys.directory import MAX_LEDGER
 from keys.image_keys import MAX_OVERLAP_S
-from keys.records import MAX_BUDGET, Budget, KeyGrant, KeyPatch, KeyRecord, Refill
+from keys.records import MAX_BUDGET, Bucket, Budget, KeyGrant, KeyPatch, KeyRecord, Refill
 from keys.service import KeyService
 
 commands = typer.Typer(no_args_is_help=True, help="Issue and look after keys and their image keys.")
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Scopes = Annotated[list[str] | None, typer.Option("--scope", help="predict, distill, decrypt, unlock; repeat for more")]
 ModelNames = Annotated[list[str] | None, typer.Option("--model", help="only this model; repeat for more")]
 ExpiresAt = Annotated[str | None, typer.Option(help="UTC, like 2027-01-31 or 2027-01-31T12:00:00; or never")]
@@ -49,17 +50,11 @@ def create(  # noqa: PLR0917 - typer reads options from parameters
 ) -> None:
     """Issue a key. Its API key and the secret of its image key are printed once and can never be shown again."""
     fields = grants.key_fields(
-        name=name,
-        scopes=scope,
-        models=model,
-        expires_at=expires_at,
-        rate_limits=rate_limit,
-        metadata=metadata,
-        mark=mark,
+        name=name, scope=scope, model=model, expires_at=expires_at, rate_limit=rate_limit, metadata=metadata, mark=mark
     )
     fields["budget"] = {"limit": None if budget is None else grants.answers(budget), "refill": refill or "none"}
     fields |= {"image_key": grants.image_key(image_key)} if image_key else {}
-    grant = grants.granted(KeyGrant, fields)
+    grant = validated(KeyGrant, fields)
     _report_one(NewKey.of(run(lambda keys: keys.lifecycle.create(grant, ACT, "admin" if admin else "client"))), as_json)
 
 
@@ -70,14 +65,12 @@ def list_(
     """All keys, newest first."""
 
     async def everything(keys: KeyService) -> Sequence[Key]:
-        records, cursor = await keys.directory.page(None, MAX_PAGE, search)
-        while cursor is not None:
-            more, cursor = await keys.directory.page(cursor, MAX_PAGE, search)
-            records += more
-        return await shown(keys, records)
+        return await shown(keys, await every_key(keys, search))
 
     found, now = run(everything), datetime.now(UTC)
     report([key.model_dump(mode="json") if as_json else line(key, now) for key in found], as_json)
+    if not (found or search):  # a server has its first admin at least: this is not the store that was meant
+        sys.stderr.write("sdb: no server has used this store; SDB_STATE_DIR or SDB_REDIS_URL names that of one\n")
 
 
 @commands.command()
@@ -102,19 +95,15 @@ def update(  # noqa: PLR0917 - typer reads options from parameters
 ) -> None:
     """Change what a key may do, from its next request on; what is not named stays. A list is given anew as a whole."""
     fields = grants.key_fields(
-        name=name,
-        scopes=scope,
-        models=model,
-        expires_at=expires_at,
-        rate_limits=rate_limit,
-        metadata=metadata,
-        mark=mark,
+        name=name, scope=scope, model=model, expires_at=expires_at, rate_limit=rate_limit, metadata=metadata, mark=mark
     )
 
     async def changed(keys: KeyService) -> KeyRecord:
+        expected = None
         if budget is not None or refill is not None:
-            fields["budget"] = _budget((await keys.directory.show(key_id)).budget, budget, refill)
-        return await keys.lifecycle.update(key_id, grants.granted(KeyPatch, fields), ACT)
+            record = await keys.directory.show(key_id)
+            fields["budget"], expected = _budget(record.budget, budget, refill), record.revision
+        return await keys.lifecycle.update(key_id, validated(KeyPatch, fields), ACT, expected)
 
     _shown(changed, as_json)
 

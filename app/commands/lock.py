@@ -74,7 +74,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     steps = tuple(transform.split("+"))
     if stem and not set(steps) <= set(STEM_STEPS):
         raise typer.BadParameter(f"a stem can undo the steps {', '.join(STEM_STEPS)} only")
-    name = name or out.resolve().name
+    name = training.named(name, out)
     side = training.side(arch, size)
     shape = {"height": side, "width": side}
     plain = InputSpec(**shape, mean=mean or IMAGENET.mean, std=std or IMAGENET.std)

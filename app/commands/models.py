@@ -1,17 +1,16 @@
 """`sdb models`: what a server here would load, whether it is intact, who vouches for it, and the key of a lock."""
 
-import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.commands.output import report
-from app.errors import UnknownModel
+from app.commands.output import Json, report
+from app.commands.own_models import find, manifests
 from app.settings import Settings
 from app.state import State
 from keys.errors import ConfigurationError
-from keys.material import SECRET_BYTES, load_or_create, parse_secret, to_text, write_private
+from keys.material import load_or_create, to_text, write_private
 from models import bundles
 from models.bundles import BundleError, Manifest
 from models.key_stream import lock_secret
@@ -21,7 +20,6 @@ from models.predictor import Predictor, choose_device
 commands = typer.Typer(
     no_args_is_help=True, help="List, show, verify and sign models; hand out the key of a locked one."
 )
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Model = Annotated[str, typer.Argument(help="name of a model in SDB_MODELS_DIR")]
 SUMMARY = ("top1_keyed", "top1_unkeyed", "top1_right_key", "top1_no_key")  # of the metrics, in a terminal's one line
 
@@ -29,14 +27,14 @@ SUMMARY = ("top1_keyed", "top1_unkeyed", "top1_right_key", "top1_no_key")  # of 
 @commands.command("list")
 def list_(as_json: Json = False) -> None:
     """All models, by the name of their folder."""
-    found = _manifests(Settings.from_environment()).values()
+    found = manifests(Settings.from_environment()).values()
     report([_record(manifest) if as_json else _line(manifest) for manifest in found], as_json)
 
 
 @commands.command()
 def show(model: Model, as_json: Json = False) -> None:
     """What a bundle says of itself."""
-    _, manifest = _find(Settings.from_environment(), model)
+    _, manifest = find(Settings.from_environment(), model)
     report({**manifest.model_dump(mode="json"), "guards": manifest.guards}, as_json)
 
 
@@ -47,7 +45,7 @@ def verify(
 ) -> None:
     """Check that files are intact, fit their architecture and open with their secret; exit status 1 if one does not."""
     settings = Settings.from_environment()
-    folders = bundles.discover(settings.models_dir) if model is None else [_find(settings, model)[0]]
+    folders = bundles.discover(settings.models_dir) if model is None else [find(settings, model)[0]]
     rows = [_verified(settings, folder) for folder in folders]
     report(rows, as_json)
     if any(row["result"] != "ok" for row in rows):
@@ -64,16 +62,9 @@ def sign(
 
     A model may have several signers; the private key belongs on the machine where models are made, not on a server.
     """
-    folder, manifest = _find(Settings.from_environment(), model)
-    signer = bundles.sign(folder, _signing_key(key))
+    folder, manifest = find(Settings.from_environment(), model)
+    signer = bundles.sign(folder, load_or_create(key))
     report({"model": manifest.name, "version": manifest.version, "signer": signer, "private_key": str(key)}, as_json)
-
-
-def _signing_key(path: Path) -> bytes:
-    try:
-        return parse_secret(load_or_create(path, lambda: to_text(secrets.token_bytes(SECRET_BYTES))), str(path))
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be used: {error.strerror}") from None
 
 
 @commands.command("unlock-key")
@@ -87,28 +78,14 @@ def unlock_key(
     It tells nothing of the model's secret; who has it needs no scope `unlock`, and cannot be shut out again.
     """
     settings = Settings.from_environment()
-    folder, manifest = _find(settings, model)
+    folder, manifest = find(settings, model)
     if manifest.lock is None:
         raise BundleError(f"model {model} is not locked")
     secret, _ = State(settings).model_secret(model, folder)
-    try:
-        write_private(out, (to_text(lock_secret(secret)) + "\n").encode())
-    except OSError as error:
-        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from None
+    write_private(out, (to_text(lock_secret(secret)) + "\n").encode())
     use = {"kid": KID, "model": manifest.name, "steps": manifest.lock.steps, "block": manifest.lock.block}
     size = {"height": manifest.input.height, "width": manifest.input.width}
     report({"key": str(out), **use, **size}, as_json)
-
-
-def _manifests(settings: Settings) -> dict[Path, Manifest]:
-    return {folder: bundles.load_manifest(folder) for folder in bundles.discover(settings.models_dir)}
-
-
-def _find(settings: Settings, name: str) -> tuple[Path, Manifest]:
-    for folder, manifest in _manifests(settings).items():
-        if manifest.name == name:
-            return folder, manifest
-    raise UnknownModel(f"no model called {name} in {settings.models_dir}")
 
 
 def _record(manifest: Manifest) -> dict[str, object]:
@@ -139,6 +116,7 @@ def _verified(settings: Settings, folder: Path) -> dict[str, str]:
         manifest = bundles.load_manifest(folder, settings.bundle_signers)
         secret, public = State(settings).model_secret(manifest.name, folder)
         Predictor(folder, secret, choose_device("cpu"))
+        bundles.check(folder, manifest)
     except (BundleError, ConfigurationError) as error:
         return {**row, "detail": str(error)}
     trusted = ", signed by one who is trusted" if settings.bundle_signers else ""

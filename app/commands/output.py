@@ -4,12 +4,15 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import orjson
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 UNBROKEN = 10_000  # columns of a file or a pipe: one row, one line
 
 
@@ -24,6 +27,8 @@ def report(document: object, as_json: bool, summary: str = "") -> None:
     elif isinstance(document, list) and document:
         columns = list(document[0])
         console.print(_table(columns, ([_cell(row[column]) for column in columns] for row in document)))
+    elif not summary:
+        sys.stderr.write("none\n")
     if summary:
         console.print(summary, highlight=False, markup=False)
 

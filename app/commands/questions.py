@@ -1,18 +1,17 @@
 """What suspects are asked: some images of a split, in whatever size they want them; and who has answered before."""
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from app.commands.progress import bar
-from models.data import Pixels, load
+from models.attacks.oracle import TierOracle
+from models.data import Pixels, load, pixels_of
 from models.evaluation import answers_file
 from models.evaluation.answers_file import Answers, Told
-from models.evaluation.suspects import Suspect, asked, undisturbed
+from models.evaluation.suspects import Suspect, asked
 from models.predictor import Predictor
 from models.tracing.waves import Floats
 
@@ -66,7 +65,7 @@ class Questions:
     def clean(self) -> Floats:
         """What our model says of them, unmarked: logits float32 [N, K]."""
         with bar("asking our model", len(self._places), passing=True) as told:
-            found: Floats = asked(partial(undisturbed, self._own), self._images, told).numpy()
+            found: Floats = asked(TierOracle(self._own, keyed=True).query, self._images, told).numpy()
         return found
 
     @property
@@ -76,4 +75,4 @@ class Questions:
     @property
     def pixels(self) -> Pixels:
         """The images, uint8 [N, H, W, 3]."""
-        return np.ascontiguousarray(self._images.permute(0, 2, 3, 1).numpy())
+        return pixels_of(self._images)

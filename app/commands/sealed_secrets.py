@@ -1,11 +1,10 @@
 """`sdb keys rewrap` and `new-tracing-secret`: what the server keeps sealed, sealed anew or begun anew."""
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
-from app.commands.output import report
+from app.commands.output import Json, report
 from app.commands.service import ACT, run
 from app.settings import Settings
 from app.state import State
@@ -14,7 +13,6 @@ from keys.rewrap import Tally
 from keys.service import KeyService
 
 commands = typer.Typer()
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @commands.command()

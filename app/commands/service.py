@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from app.settings import Settings
 from app.state import State, attach_keys, open_keys
+from keys.directory import MAX_PAGE
 from keys.embedded import StoreInUse
-from keys.records import Act
+from keys.records import Act, KeyRecord
 from keys.service import KeyService
 
 ACT = Act("cli")
@@ -35,3 +36,12 @@ def run(work: Callable[[KeyService], Awaitable[Result]]) -> Result:
             return await work(service)
 
     return asyncio.run(main())
+
+
+async def every_key(keys: KeyService, search: str = "") -> list[KeyRecord]:
+    """All keys, or those that `search` finds, newest first."""
+    records, cursor = await keys.directory.page(None, MAX_PAGE, search)
+    while cursor is not None:
+        more, cursor = await keys.directory.page(cursor, MAX_PAGE, search)
+        records += more
+    return records

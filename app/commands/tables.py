@@ -44,7 +44,7 @@ def card(key: Key, now: datetime) -> Row:
         "models": ", ".join(key.models) if key.kind == "client" else None,
         "refill": _refill(key.budget, now) if key.kind == "client" else None,
         "rate limits": ", ".join(map(_rate_limit, key.rate_limits)) or None,
-        "mark": mark(key.mark) if "distill" in key.scopes else None,
+        "mark": _mark(key.mark) if "distill" in key.scopes else None,
         "metadata": ", ".join(f"{name}={value}" for name, value in key.metadata.items()) or None,
         "image key": None if key.image_key is None else _image_key(key.image_key),
     }
@@ -143,7 +143,7 @@ def _rate_limit(rate: RateLimit) -> str:
     return f"{rate.name}: {rate.limit} per {_counted(rate.window_s // length, unit)}"
 
 
-def mark(strength: float) -> str:
+def _mark(strength: float) -> str:
     """The strength of a key's mark."""
     return f"{strength:g}" if strength else "off"
 

@@ -10,26 +10,23 @@ from pathlib import Path
 from typing import Annotated
 
 import orjson
-import torch
 import typer
 
 from app.commands import credential, training
 from app.commands.issued_marks import Issued, since
 from app.commands.output import command_line, report
+from app.commands.own_models import find, opened
 from app.commands.questions import Questions, Split
 from app.commands.service import run
 from app.commands.suspected import Named
 from app.settings import Settings
-from app.state import State
 from models import bundles
-from models.bundles import InputSpec
 from models.evaluation import trace_report
 from models.evaluation.tracing import Asked, Judgement, judge
 from models.predictor import Predictor, choose_device
 from models.tracing.waves import Floats
 
 commands = typer.Typer()
-MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
 SHOWN = 10  # keys in the table; the JSON has all
 DATED = 20  # and for so many it is looked up since when their answers are marked
 
@@ -52,8 +49,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         typer.Option(help="like --suspect, a student of unmarked answers made much as it was; repeat for more"),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="architecture of weights")] = None,
-    mean: Annotated[training.Triple, typer.Option(help="of their normalisation")] = MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = STD,
+    mean: Annotated[training.Triple, typer.Option(help="of their normalisation")] = training.MEAN,
+    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
     suspect_model: Annotated[str | None, typer.Option(help="name of the model on the server; ours if left out")] = None,
     token: Annotated[
         Path | None, typer.Option(help="file with an API key or token of that server; - is standard input")
@@ -68,7 +65,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     """Test a suspect's answers for the mark of every key. Exit status 0: one is named; 1: none is."""
     settings, target = Settings.from_environment(), choose_device(device)
     named = Named(suspect, arch, mean, std, suspect_model or model, credential.read(token))
-    own = _own(settings, model, target)
+    own, _ = opened(settings, find(settings, model)[0], target)
     wanted = [] if keys in (None, ["all"]) else keys or []
     issued = run(partial(Issued.read, wanted=wanted))
     questions = Questions(own, data, split)
@@ -76,9 +73,9 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         who, answers = {"kind": "answers", "name": named.file_of_answers.name}, questions.of_file(named.file_of_answers)
         answers = answers.argmax(1) if top1 and answers.ndim == 2 else answers
     else:
-        opened = named.open(own.manifest, settings, target)
+        found = named.open(own.manifest, settings, target)
         questions.choose(images, seed)
-        who, answers = {"kind": opened.kind, "name": opened.name}, questions.asked_of(opened, top1=top1)
+        who, answers = {"kind": found.kind, "name": found.name}, questions.asked_of(found, top1=top1)
     references = [_reference(replace(named, where=one), own, questions, settings) for one in reference or []]
     asked = Asked(answers, questions.clean(), questions.pixels, tuple(references))
     judgement = judge(asked, issued.marks(model, len(own.manifest.classes)))
@@ -103,19 +100,6 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     report(shown, json_output, f"{judgement.verdict}; {folder / 'trace.html'}")
     if not any(finding.named for finding in judgement.findings):
         raise typer.Exit(1)
-
-
-def _own(settings: Settings, model: str, device: torch.device) -> Predictor:
-    """Our model, opened with this machine's secrets.
-
-    Raises:
-        BundleError, ConfigurationError: there is none of this name, or it does not open.
-    """
-    for folder in bundles.discover(settings.models_dir):
-        if bundles.load_manifest(folder).name == model:
-            secret, _ = State(settings).model_secret(model, folder)
-            return Predictor(folder, secret, device)
-    raise bundles.BundleError(f"no model called {model} in {settings.models_dir}")
 
 
 def _reference(named: Named, own: Predictor, questions: Questions, settings: Settings) -> Floats:

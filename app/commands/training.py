@@ -1,5 +1,9 @@
-"""What `sdb wrap` and `sdb lock` have in common: where a training runs, and whose secret it is for."""
+"""Options that several commands have, and what `sdb wrap` and `sdb lock` do alike.
 
+That is: what the new model is called, where its training runs, and whose secret it is for.
+"""
+
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +13,12 @@ from lightning_fabric import Fabric
 from app.settings import Settings
 from app.state import State, new_demo_secret
 from models.backbones import CIFAR
+from models.bundles import NAME, InputSpec
 from models.predictor import choose_device
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 Triple = tuple[float, float, float]
+MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
 
 Data = Annotated[Path, typer.Option(help="image folder, or the PATH of PATH_train.parquet")]
 Out = Annotated[Path, typer.Option(help="folder of the new bundle")]
@@ -45,6 +51,18 @@ def launched(device: str, devices: int, precision: Precision) -> Fabric:
     fabric = Fabric(accelerator=target.type, devices=where, precision=precision)
     fabric.launch()
     return fabric
+
+
+def named(name: str | None, out: Path) -> str:
+    """The name of the model to be made: `name`, or that of its folder.
+
+    Raises:
+        typer.BadParameter: a bundle cannot be called so, which is better known before the training than after it.
+    """
+    found = name or out.resolve().name
+    if not re.fullmatch(NAME, found):
+        raise typer.BadParameter(f"{found!r}: small letters, digits, `.`, `_` and `-`, 64 at most", param_hint="--name")
+    return found
 
 
 def own_secret(fabric: Fabric, name: str, out: Path, demo: bool) -> bytes:

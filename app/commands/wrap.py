@@ -20,8 +20,6 @@ from models.views import MAX_PASSES
 
 commands = typer.Typer()
 
-MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
-
 
 @commands.command()
 def command(  # noqa: PLR0917 - typer reads options from parameters
@@ -39,8 +37,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     size: training.Size = None,
     mean: Annotated[
         training.Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")
-    ] = MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = STD,
+    ] = training.MEAN,
+    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.02,
     teacher_epochs: Annotated[int, typer.Option(min=0, help="first fine-tune the teacher for so long")] = 0,
@@ -78,11 +76,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         raise typer.BadParameter("--arch and --weights are needed, or --locked")
     else:
         height = training.side(arch, size)
-        name, spec, teacher = (
-            name or out.resolve().name,
-            InputSpec(height=height, width=height, mean=mean, std=std),
-            None,
-        )
+        spec, teacher = InputSpec(height=height, width=height, mean=mean, std=std), None
+        name = training.named(name, out)
     fabric = training.launched(device, devices, precision)
     if locked is None:
         secret = training.own_secret(fabric, name, out, demo_secret)

@@ -14,13 +14,11 @@ from starlette.datastructures import FormData
 
 from app.console import cookies
 from app.console.errors import ForgedForm, SessionOver
-from app.dependencies import OriginDep, ServicesDep, right
+from app.dependencies import OriginDep, ServicesDep, check_kind, right
 from app.forms import form as read_form
 from app.forms import text_field
 from app.journal import current
-from app.pipeline import Services
-from keys.errors import MissingScope
-from keys.records import Act, KeyKind, Origin
+from keys.records import Act
 from keys.sessions import Session
 
 FORM_ID = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)
@@ -40,18 +38,13 @@ Visit = Annotated[Session, Depends(_visit)]
 
 @right
 async def _admin_visit(session: Visit, origin: OriginDep, services: ServicesDep) -> Session:
-    return await _of_kind("admin", session, origin, services)
+    await check_kind(session.key, "admin", origin, services, "this page is for admin keys")
+    return session
 
 
 @right
 async def _holder_visit(session: Visit, origin: OriginDep, services: ServicesDep) -> Session:
-    return await _of_kind("client", session, origin, services)
-
-
-async def _of_kind(kind: KeyKind, session: Session, origin: Origin, services: Services) -> Session:
-    if session.key.kind != kind:
-        await services.keys.refused(session.key.id, "", MissingScope.code, origin)
-        raise MissingScope(f"this page is for {kind} keys")
+    await check_kind(session.key, "client", origin, services, "this page is for client keys")
     return session
 
 

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
-from keys.records import UsageBucket
+from keys.records import Bucket, UsageBucket
 
-Bucket = Literal["hour", "day"]
 SHOWN: dict[Bucket, tuple[timedelta, int, str]] = {
     "hour": (timedelta(hours=1), 48, "%d %b %H:00"),
     "day": (timedelta(days=1), 30, "%d %b"),

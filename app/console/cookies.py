@@ -34,7 +34,7 @@ def ticket() -> str:
 
 
 def _secure(request: Request) -> bool:
-    return request.url.scheme == "https"
+    return bool(request.scope["scheme"] == "https")
 
 
 def _name(request: Request, cookie: str) -> str:

@@ -7,24 +7,28 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
+from sdb_client.transforms import BLOCKS
 
 from app.console.access import Form
 from app.errors import InvalidRequest
-from keys.image_keys import ImageKeyGrant
+from keys.image_keys import ImageKeyGrant, PixelTransform
 from keys.records import ANY_MODEL, DEFAULT_MARK, KeyGrant, KeyPatch, KeyRecord, RateLimit
 
 RATE = re.compile(r"(?P<name>[^\s:]+)\s*:?\s+(?P<limit>[\d,]+)\s+(?:in|per)?\s*(?P<window_s>\d+)\s*s?", re.ASCII)
-IMAGE_KEYS = (
-    "sealed",
-    *(f"pixel:{transform}:{block}" for transform in ("shf", "np", "ffx") for block in (2, 4, 8, 16)),
-)
+IMAGE_KEYS = {"sealed": ImageKeyGrant(scheme="sealed")} | {
+    f"pixel:{transform}:{block}": ImageKeyGrant.model_validate(
+        {"scheme": "pixel", "transform": transform, "block": block}
+    )
+    for transform in get_args(PixelTransform)
+    for block in BLOCKS
+}
 LONGEST_LINE = 100
 STRENGTH = re.compile(r"\d{1,3}(\.\d{0,6})?|\.\d{1,6}", re.ASCII)
 Document = dict[str, Any]
-Model = TypeVar("Model", KeyGrant, KeyPatch, ImageKeyGrant)
+Model = TypeVar("Model", KeyGrant, KeyPatch)
 
 
 class BadDraft(InvalidRequest):
@@ -115,9 +119,7 @@ def image_key_grant(text: str) -> ImageKeyGrant:
     """
     if text not in IMAGE_KEYS:
         raise BadDraft({"image_key": "choose one of the list"})
-    scheme, *parts = text.split(":")
-    more = {"transform": parts[0], "block": int(parts[1])} if parts else {}
-    return ImageKeyGrant.model_validate({"scheme": scheme, **more})
+    return IMAGE_KEYS[text]
 
 
 def _model(kind: type[Model], document: Document) -> Model:
@@ -147,10 +149,13 @@ def _expiry_text(expires_at: datetime | None) -> str:
 
 
 def _expiry(text: str) -> datetime | None:
+    if not text:
+        return None
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("a date and a time, like 2027-01-31T12:00") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def _limit(text: str) -> int | None:

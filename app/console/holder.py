@@ -8,12 +8,13 @@ from app.console.forecast import forecast
 from app.console.rendering import render
 from app.console.routing import PageRoute
 from app.dependencies import ServicesDep
+from keys.records import Bucket
 
 router = APIRouter(prefix="/console/me", include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("")
-async def own_key(session: HolderVisit, services: ServicesDep, bucket: chart.Bucket = "day") -> Response:
+async def own_key(session: HolderVisit, services: ServicesDep, bucket: Bucket = "day") -> Response:
     """The visitor's own key."""
     key, now = session.key, formats.now()
     days = await services.keys.directory.usage(key.id, "day")

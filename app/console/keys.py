@@ -18,7 +18,7 @@ from app.console.routing import PageRoute
 from app.dependencies import ServicesDep
 from app.pipeline import Services
 from keys.errors import ChangeRefused, RevisionMismatch
-from keys.records import KeyRecord
+from keys.records import Bucket, KeyRecord
 from keys.sessions import Session
 
 PAGE = 20
@@ -85,7 +85,7 @@ def _choices(services: Services, draft: Draft) -> dict[str, object]:
 
 @router.get("/keys/{key_id}")
 async def key(
-    key_id: str, session: AdminVisit, services: ServicesDep, bucket: chart.Bucket = "day", done: str = ""
+    key_id: str, session: AdminVisit, services: ServicesDep, bucket: Bucket = "day", done: str = ""
 ) -> Response:
     """One key: what it may do, what is left, what it was used for, and what can be done with it."""
     record = await services.keys.directory.show(key_id)
@@ -124,7 +124,7 @@ async def _key(
     draft: Draft,
     *,
     problems: dict[str, str],
-    bucket: chart.Bucket = "day",
+    bucket: Bucket = "day",
     done: str = "",
 ) -> Response:
     usage = await services.keys.directory.usage(record.id, bucket)

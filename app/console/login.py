@@ -14,7 +14,7 @@ from app.console.access import VisitorForm, from_here, repeats, sent
 from app.console.errors import ForgedForm
 from app.console.rendering import render
 from app.console.routing import LOGIN, PageRoute
-from app.dependencies import Everybody, OriginDep, ServicesDep
+from app.dependencies import Everybody, OriginDep, ServicesDep, key_of
 from app.forms import form
 from app.pipeline import Services
 from keys.addresses import network_of
@@ -55,13 +55,11 @@ async def log_in(request: Request, origin: OriginDep, services: ServicesDep) -> 
 
 async def _begin(request: Request, services: Services, origin: Origin, api_key: str, there: str) -> Response:
     check_api_key(api_key)  # an access token has fewer rights than its key, so it opens no session
-    caller = await services.keys.authenticate(api_key, origin)
-    if caller.key is None:
-        raise InvalidCredential
+    key = key_of(await services.keys.authenticate(api_key, origin))
     await services.keys.sessions.end(cookies.read(request, cookies.SESSION))
-    allowed = caller.key.kind == "admin" and OF_THE_CONSOLE.fullmatch(there)
-    answer = RedirectResponse(there if allowed else HOMES[caller.key.kind], 303, {"Cache-Control": "no-store"})
-    cookies.give(request, answer, cookies.SESSION, await services.keys.sessions.start(caller.key, origin))
+    allowed = key.kind == "admin" and OF_THE_CONSOLE.fullmatch(there)
+    answer = RedirectResponse(there if allowed else HOMES[key.kind], 303, {"Cache-Control": "no-store"})
+    cookies.give(request, answer, cookies.SESSION, await services.keys.sessions.start(key, origin))
     cookies.take(request, answer, cookies.LOGIN)
     return answer
 

@@ -3,7 +3,7 @@
 Knows errors and where the login is; which right a page needs is in `access`.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,12 +15,10 @@ from starlette.exceptions import HTTPException
 
 from app.console.errors import PAGE_STATUS, SessionOver, StaleForm
 from app.console.rendering import render
-from app.errors import HEADERS, RequestError, explain
+from app.errors import HEADERS, RequestError, explain, never_or_after
 from keys.errors import IdempotencyMismatch, KeyServiceError, RateLimited
 
 LOGIN = "/console/login"
-
-
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -43,31 +41,26 @@ class PageRoute(APIRoute):
             except HTTPException as error:  # a form with too many fields
                 return _refusal(request, "invalid-request", str(error.detail))
             except (RequestError, KeyServiceError) as error:
-                return _refusal(request, error.code, str(error), _retry_after(error))
+                headers = never_or_after(error.retry_after_s) if isinstance(error, RateLimited) else {}
+                return _refusal(request, error.code, str(error), headers)
 
         return answer
 
 
-def _retry_after(error: Exception) -> dict[str, str]:
-    """The Retry-After header of a refusal that ends by itself."""
-    if isinstance(error, RateLimited) and error.retry_after_s is not None:
-        return {"Retry-After": str(int(error.retry_after_s) + 1)}
-    return {}
-
-
-def _refusal(request: Request, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+def _refusal(request: Request, code: str, detail: str, headers: Mapping[str, str] = {}) -> Response:
     request.scope["code"] = code
     status, title = PAGE_STATUS[code]
     page = render(
         "refusal.html", None, status=status, title=title, detail=detail, request_id=request.scope["request_id"]
     )
-    page.headers.update(HEADERS.get(code, {}) | (headers or {}))
+    page.headers.update({**HEADERS.get(code, {}), **headers})
     return page
 
 
 def _to_login(request: Request) -> Response:
     """To the login, and back again afterwards if the page can simply be asked for again."""
-    there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    query = request.scope["query_string"].decode("latin-1")  # `request.url` cannot be had of one that is not UTF-8
+    there = request.scope["path"] + (f"?{query}" if query else "")
     address = f"{LOGIN}?{urlencode({'next': there})}" if request.method == "GET" else LOGIN
     if "hx-request" in request.headers:  # a script's request would put the login page inside the page it is on
         return Response(status_code=204, headers={"HX-Redirect": address, "Cache-Control": "no-store"})

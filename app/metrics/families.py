@@ -5,10 +5,13 @@ address, or anything else that a caller chooses.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SLOW_S = (*FAST_S[3:], 30.0)
+Replaces = Literal["ended", "hung", "renewed"]
+"""What became of a process whose place another takes; `renewed` is who was asked to leave."""
+REPLACES: tuple[Replaces, ...] = get_args(Replaces)
 IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
@@ -67,6 +70,16 @@ WATCH_ALARMS = Family(
 LOOP_LAG = Family("sdb_event_loop_lag_seconds", "By how much a one-second timer was late.", (), FAST_S)
 BUILD_INFO = Family("sdb_build_info", "1, for this build.", ("version", "python", "torch"), (), "max")
 WORKER_STARTS = Family("sdb_worker_starts_total", "How often the process was started.", over_workers="each")
+WORKERS_REPLACED = Family(
+    "sdb_workers_replaced_total",
+    "Processes that took the place of one that `ended`, `hung`, or was `renewed`.",
+    ("reason",),
+)
+THREADS_LOST = Family(
+    "sdb_model_threads_lost_total",
+    "Threads of a model that were given up: one `hangs`, or has `died`.",
+    ("model", "reason"),
+)
 HEARTBEAT = Family("sdb_worker_heartbeat_timestamp_seconds", "When its event loop last turned.", over_workers="each")
 PROCESS = tuple(
     Family(name, text, over_workers="each")
@@ -81,7 +94,7 @@ PROCESS = tuple(
 )
 FAMILIES = (
     *(REQUESTS, REQUEST_SECONDS, DENIED, STAGE_SECONDS, IMAGES_ANSWERED, IMAGES_CHARGED, IN_FLIGHT, DRAINING),
-    *(PASS_SECONDS, PASS_IMAGES, QUEUE, QUEUE_LIMIT, DECODING, MODEL_READY, MODEL_INFO, WATCH_ALARMS),
-    *(STORE_SECONDS, STORE_ERRORS, LOOP_LAG, BUILD_INFO, WORKER_STARTS, HEARTBEAT, *PROCESS),
+    *(PASS_SECONDS, PASS_IMAGES, QUEUE, QUEUE_LIMIT, DECODING, MODEL_READY, MODEL_INFO, THREADS_LOST, WATCH_ALARMS),
+    *(STORE_SECONDS, STORE_ERRORS, LOOP_LAG, BUILD_INFO, WORKER_STARTS, WORKERS_REPLACED, HEARTBEAT, *PROCESS),
 )
 GAUGES = {family.name for family in FAMILIES if family.kind == "gauge"}

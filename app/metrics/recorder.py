@@ -12,7 +12,7 @@ from prometheus_client import ProcessCollector
 from app.journal import Entry
 from app.metrics import families
 from app.metrics.exposition import Exposition
-from app.metrics.families import GAUGES, Family
+from app.metrics.families import GAUGES, REPLACES, Family
 from app.metrics.series import Distributions, Labels, Number, Numbers
 from app.metrics.share import Share
 from app.metrics.tallies import Tallies
@@ -39,7 +39,10 @@ class Metrics:
         self._lag, self._process = distributions(families.LOOP_LAG)[()], ProcessCollector(registry=None)
         self._samples: list[tuple[Number, Source]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._threads = numbers(families.THREADS_LOST)
         numbers(families.WORKER_STARTS)[()].add()
+        for reason in REPLACES:  # by who comes: who has gone cannot count any more
+            numbers(families.WORKERS_REPLACED)[reason].add(float(reason == share.replaces))
         self.sample(families.HEARTBEAT, (), time.time)
 
     def _numbers(self, family: Family) -> Numbers:
@@ -91,6 +94,10 @@ class Metrics:
             seconds.observe(took)
 
         return passed
+
+    def threads_lost(self, model: str) -> Callable[[str], None]:
+        """Where a model says of each thread that it gives up what became of it."""
+        return lambda reason: self._threads[model, reason].add()
 
     def declare(self, family: Family, labels: Labels) -> None:
         """Show a counter before it counts: who watches for an increase would miss the first."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from app.errors import InvalidRequest, explain
+from app.errors import InvalidRequest, validated
 from app.json_body import parsed
 from app.oip.tensors import Tensor
 
@@ -106,10 +106,7 @@ def read(body: bytes, json_length: str | None) -> tuple[InferRequest, list[memor
         InvalidRequest: it is malformed, or its lengths do not add up.
     """
     end = len(body) if json_length is None else _end(json_length, len(body))
-    try:
-        request = InferRequest.model_validate(parsed(body[:end]))
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
+    request = validated(InferRequest, parsed(body[:end]))
     return request, _distributed(request.inputs, memoryview(body)[end:])
 
 

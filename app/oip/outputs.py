@@ -65,13 +65,11 @@ def tensors(answer: Answer, outputs: Sequence[Wanted]) -> list[tuple[Tensor, boo
 
 
 def _tensor(answer: Answer, output: Wanted) -> Tensor:
-    classes, count = answer.manifest.classes, len(answer.logits)
-    best = answer.logits.argmax(axis=1)
-    match output.name:
-        case "label":
-            return Tensor("label", "BYTES", (count,), [classes[index] for index in best])
-        case "index":
-            return Tensor("index", "INT64", (count,), best.astype(np.int64))
+    classes = answer.manifest.classes
+    if output.name not in SCORES:
+        best = answer.logits.argmax(axis=1)
+        values = [classes[index] for index in best] if output.name == "label" else best.astype(np.int64)
+        return Tensor(output.name, output.datatype, best.shape, values)
     scores = answer.logits if output.name == "logits" else answer.probabilities
     if output.top:
         return _classification(output, scores, classes)

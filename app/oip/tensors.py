@@ -5,7 +5,6 @@ before anything of that size is made.
 """
 
 import base64
-import binascii
 import math
 import struct
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def elements_of_json(data: object, count: int) -> list[bytes]:
     texts = _flat(data, (count,))
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
-    except (binascii.Error, ValueError, TypeError):
+    except (ValueError, TypeError):
         raise InvalidRequest("the data of a BYTES tensor is text in base64, one for each element") from None
 
 

@@ -1,18 +1,17 @@
 """`/hf/models/{model}`: image classification as Hugging Face's inference clients ask for it."""
 
 import base64
-import binascii
 from typing import Annotated, Literal
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app import pipeline
 from app.answers import Answer, greatest
 from app.dependencies import IdempotencyKey, PredictingCaller, ServicesDep
-from app.errors import InvalidRequest, explain, rate_limit_headers
+from app.errors import InvalidRequest, rate_limit_headers, validated
 from app.json_body import parsed
 from app.routes.door import Door
 from app.routes.predict import BINARY, REFUSALS, named
@@ -48,7 +47,7 @@ class JsonImage(BaseModel):
         """
         try:
             return base64.b64decode(self.inputs, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             raise InvalidRequest("inputs: not base64") from None
 
 
@@ -101,10 +100,7 @@ async def _read(request: Request) -> tuple[bytes, ClassificationParameters]:
     body = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return body, ClassificationParameters()
-    try:
-        asked = JsonImage.model_validate(parsed(body))
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
+    asked = validated(JsonImage, parsed(body))
     return asked.image(), asked.parameters or ClassificationParameters()
 
 

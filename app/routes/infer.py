@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import ValidationError
 
 from app import pipeline
 from app.answers import Answer
 from app.dependencies import IdempotencyKey, PredictingCaller, ServicesDep
-from app.errors import InvalidRequest, UnknownModel, explain, rate_limit_headers
+from app.errors import InvalidRequest, UnknownModel, rate_limit_headers, validated
 from app.hosting import Model
 from app.images import Sendable
 from app.oip import tensors
@@ -17,6 +16,7 @@ from app.oip.messages import JSON_LENGTH, InferRequest, InferResponse, read, wri
 from app.oip.metadata import INPUT
 from app.oip.outputs import tensors as outputs_of
 from app.oip.outputs import wanted
+from app.operations import operation_id
 from app.pipeline import Services
 from app.responses import response
 from app.routes.door import Door
@@ -24,7 +24,12 @@ from app.routes.predict import BINARY, REFUSALS, named
 from app.schemas import Parameters, refusals
 
 JSON, BYTES = "application/json", "application/octet-stream"
-doors = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"], route_class=Door)
+doors = APIRouter(
+    prefix="/v2/models/{model}",
+    tags=["open inference protocol"],
+    route_class=Door,
+    generate_unique_id_function=operation_id,
+)
 
 
 def hosted(request: Request, services: Services) -> Model:
@@ -110,10 +115,7 @@ def _parameters(asked: InferRequest) -> Parameters:
     fields = asked.parameters.model_extra or {}
     if "top_k" in fields:
         raise InvalidRequest("top_k: ask for the `classification` of an output instead")
-    try:
-        parameters = Parameters.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
+    parameters = validated(Parameters, fields)
     if parameters.views > 1:
         raise InvalidRequest(
             "views: the soft label of a view is of use only with what the view shows, and outputs of fixed shapes have "

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Header, Query, Response
 
 from app.dependencies import Acting, AdminCaller, KeyHolder, ServicesDep
 from app.key_schemas import (
-    Bucket,
     ChangeKey,
     CreateKey,
     Key,
@@ -25,8 +24,7 @@ from app.pipeline import Services
 from app.routes import image_keys
 from app.schemas import refusals
 from keys.directory import MAX_LEDGER, MAX_PAGE
-from keys.errors import InvalidCredential
-from keys.records import KeyRecord
+from keys.records import Bucket, KeyRecord
 
 admin = APIRouter(prefix="/admin/v1/keys", tags=["keys"])
 holder = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -153,12 +151,10 @@ async def ledger(
 
 
 @holder.get("/self", responses=refusals("invalid-credential", "store-unavailable"))
-async def own(caller: KeyHolder, services: ServicesDep, response: Response) -> Key:
+async def own(key: KeyHolder, services: ServicesDep, response: Response) -> Key:
     """What the presented key may do and what is left of it."""
     response.headers["Cache-Control"] = "no-store"
-    if caller.key is None:
-        raise InvalidCredential
-    return await _shown(services, caller.key)
+    return await _shown(services, key)
 
 
 admin.include_router(image_keys.router)

@@ -1,15 +1,15 @@
 """`/metrics`: what the server has counted, for Prometheus, and who may read it."""
 
 import hmac
-from ipaddress import ip_address
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.dependencies import Credential, OriginDep, ServicesDep, right
+from app.dependencies import Credential, OriginDep, ServicesDep, check_kind, key_of, right
 from app.schemas import refusals
 from app.settings import Settings
-from keys.errors import InvalidCredential, MissingScope
+from keys.addresses import of_this_machine
+from keys.errors import InvalidCredential
 
 FORWARDED = {"forwarded", "x-forwarded-for", "x-real-ip", "via"}
 router = APIRouter(tags=["health"])
@@ -25,18 +25,17 @@ async def _reader(request: Request, credential: Credential, origin: OriginDep, s
     token = services.settings.metrics_token.get_secret_value()
     if token and hmac.compare_digest(credential.encode(), token.encode()):
         return
-    caller = await services.keys.authenticate(credential, origin)
-    if caller.key is not None and caller.key.kind != "admin":
-        await services.keys.refused(caller.key.id, "", MissingScope.code, origin)
-        raise MissingScope("this needs an admin key, or the token of SDB_METRICS_TOKEN")
+    key = key_of(await services.keys.authenticate(credential, origin))
+    await check_kind(key, "admin", origin, services, "this needs an admin key, or the token of SDB_METRICS_TOKEN")
 
 
 def _open_to(request: Request, settings: Settings) -> bool:
     """Whether this caller needs no credential; one whom a proxy passed on is not of this machine, if it seems so."""
     if settings.metrics != "loopback":
         return settings.metrics == "everybody"
-    local = request.client is not None and ip_address(request.client.host).is_loopback
-    return local and not FORWARDED & set(request.headers)
+    if request.client is None or FORWARDED & set(request.headers):
+        return False  # what a proxy says of the address may be anything
+    return of_this_machine(request.client.host)
 
 
 @router.get(

@@ -1,24 +1,25 @@
 """`/v1/models`: what is hosted, and predictions."""
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import ValidationError
 from sdb_client import sealed
 from starlette.datastructures import UploadFile
 
 from app import pipeline
 from app.answers import as_json
 from app.dependencies import AnyCaller, IdempotencyKey, PredictingCaller, ServicesDep
-from app.errors import InvalidRequest, explain, rate_limit_headers
+from app.errors import InvalidRequest, rate_limit_headers, validated
 from app.forms import form
 from app.hosting import Model
 from app.json_body import parsed
+from app.operations import operation_id
 from app.responses import response
 from app.routes.door import Door
 from app.schemas import InputSize, JsonImages, ModelCard, ModelCards, Parameters, Predictions, refusals
 from keys.records import Caller, Scope
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
-doors = APIRouter(prefix="/v1/models", tags=["predictions"], route_class=Door)
+doors = APIRouter(prefix="/v1/models", tags=["predictions"], route_class=Door, generate_unique_id_function=operation_id)
+PLAIN = Parameters()
 TIERS: dict[str, Scope] = {"public": "predict", "distill": "distill"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
@@ -113,9 +114,9 @@ async def predict(
 async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parameters]:
     """The encoded images and the parameters, whichever way they came; the body's parameters beat the query's."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    fields: dict[str, object] = dict(request.query_params)
+    fields: dict[str, object] = dict(request.query_params) if request.scope["query_string"] else {}
     if kind == "application/json":
-        images = _json(await request.body())
+        images = validated(JsonImages, parsed(await request.body()))
         encoded, fields = images.encoded(), fields | images.parameters
     elif kind == "multipart/form-data":
         encoded = []
@@ -131,14 +132,4 @@ async def _read(request: Request, most_images: int) -> tuple[list[bytes], Parame
         encoded = [await request.body()]
         if kind == sealed.MEDIA_TYPE:
             fields = {"encryption": "sealed"} | fields
-    try:
-        return encoded, Parameters.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
-
-
-def _json(body: bytes) -> JsonImages:
-    try:
-        return JsonImages.model_validate(parsed(body))
-    except ValidationError as error:
-        raise InvalidRequest(explain(error.errors())) from None
+    return encoded, validated(Parameters, fields) if fields else PLAIN

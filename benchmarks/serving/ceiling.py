@@ -22,11 +22,12 @@ import numpy as np
 from PIL import Image
 
 from app import images
-from app.hosting import HostedModel, Logits, Models
+from app.hosting import HostedModel, Models
 from app.settings import Settings
 from app.state import State
 from benchmarks.peers.work import Work
 from models.data import Pixels
+from models.engines.engine import Logits
 
 BATCHES = (1, 8, 32)
 PIXELS = 10**6

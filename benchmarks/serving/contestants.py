@@ -3,7 +3,6 @@
 Two model workers of one thread each wherever a server can be told so: on two cores that beats one of two threads.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +93,3 @@ PEER_DOORS: Mapping[str, Door] = {
     "ray": RAW,
 }
 ALL = (*OURS, *(Contestant(name, "peer", door) for name, door in PEER_DOORS.items()))
-
-
-def parsed(body: bytes, door: Door) -> list[float]:
-    """The probabilities in an answer."""
-    return door.probabilities(json.loads(body))

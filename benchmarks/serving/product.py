@@ -54,10 +54,11 @@ def _answer(process: Process, request: bytes, expected: int) -> dict[str, Any]:
 
 
 @contextmanager
-def shipped() -> Iterator[tuple[Process, Path]]:
+def serving(**settings: str) -> Iterator[tuple[Process, Path]]:
     """A server with the shipped model, ready to be asked, until the body ends; and its state folder."""
     with TemporaryDirectory() as folder:
         state, port = Path(folder) / "var", free_port()
-        with running(SDB, port, Path(folder), environ(state, ZOO, port), Path(folder) / "log") as process:
+        told = environ(state, ZOO, port) | settings
+        with running(SDB, port, Path(folder), told, Path(folder) / "log") as process:
             wait_until(process, lambda: process.ask(b"GET /readyz HTTP/1.1\r\nHost: box\r\n\r\n")[0] == 200)
             yield process, state

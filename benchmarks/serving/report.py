@@ -6,17 +6,15 @@ Knows figures and targets; measures nothing.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plots import DOCS, drawn
 from benchmarks.serving.figures import P50, P99, SPEED, Figures, median, ratio
 from benchmarks.serving.rounds import BULK
 from benchmarks.serving.targets import targets
 
-ROOT = Path(__file__).parents[2]
-PAGE, FIGURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "figures" / "throughput.svg"
+PAGE, FIGURE = DOCS / "performance.md", DOCS / "figures" / "throughput.svg"
 BEGIN, END = "<!-- made by python -m benchmarks.serving: begin -->", "<!-- end -->"
 TITLES = {
     "small": "small: ResNet-20, 10 classes, JPEG of 32 px",
@@ -148,20 +146,16 @@ def write(figures: Figures) -> None:
 
 def draw(figures: Figures, path: Path) -> None:
     """Throughput by connections, one panel a workload, as SVG."""
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "sdb"
     workloads = ("small", "large")
-    figure, panels = plt.subplots(1, len(workloads), figsize=(9, 3.2), layout="constrained")
-    for panel, workload in zip(panels, workloads, strict=True):
-        for server in _servers(figures, workload):
-            speeds = [figures.median(server, workload, str(c)) for c in CONNECTIONS]
-            ours = server.startswith("ours")
-            style = {"lw": 2.2, "marker": "o"} if ours else {"lw": 1, "marker": ".", "ls": "--"}
-            panel.plot([str(c) for c in CONNECTIONS], speeds, label=server.replace("_", " "), **style)
-        panel.set_title(TITLES[workload].partition(",")[0], fontsize=9)
-        panel.set_xlabel("connections")
-        panel.set_ylim(bottom=0)
-    panels[0].set_ylabel("requests per second")
-    panels[0].legend(fontsize=7, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    with drawn(path, 9, 3.2, ncols=len(workloads)) as panels:
+        for panel, workload in zip(panels, workloads, strict=True):
+            for server in _servers(figures, workload):
+                speeds = [figures.median(server, workload, str(c)) for c in CONNECTIONS]
+                ours = server.startswith("ours")
+                style = {"lw": 2.2, "marker": "o"} if ours else {"lw": 1, "marker": ".", "ls": "--"}
+                panel.plot([str(c) for c in CONNECTIONS], speeds, label=server.replace("_", " "), **style)
+            panel.set_title(TITLES[workload].partition(",")[0], fontsize=9)
+            panel.set_xlabel("connections")
+            panel.set_ylim(bottom=0)
+        panels[0].set_ylabel("requests per second")
+        panels[0].legend(fontsize=7, frameon=False)

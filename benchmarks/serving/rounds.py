@@ -3,6 +3,7 @@
 Knows loads and their results; knows nothing of ratios and targets.
 """
 
+import json
 import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from benchmarks.load import Arrivals
 from benchmarks.peers.work import Subject
 from benchmarks.serving import doors, product
 from benchmarks.serving.ceiling import Ceiling, measured
-from benchmarks.serving.contestants import ONE_THREAD, Contestant, parsed
+from benchmarks.serving.contestants import ONE_THREAD, Contestant
 from benchmarks.serving.doors import ours
 from benchmarks.serving.generator import Generator, Pace
 from benchmarks.serving.processes import Memory, NotStarted, Process, free_port, running, wait_until
@@ -83,7 +84,7 @@ class Session:
             status, body = process.ask(door.request(picture))
             if status != 200:
                 return False
-            answers.append(parsed(body, door))
+            answers.append(door.probabilities(json.loads(body)))
         found = np.array(answers)
         if abs(found.sum(1) - 1).max() > TOLERANCE:
             raise NotStarted(f"probabilities that come to {found.sum(1)}")

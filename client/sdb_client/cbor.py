@@ -7,7 +7,7 @@ are ignored, and 16 MB of headers are read in full. Here there are integers, flo
 
 import struct
 
-UNSIGNED, NEGATIVE, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
+BYTES, ARRAY, MAP, TAG = 2, 4, 5, 6  # major types (§3.1)
 LONGEST_STRING, MOST_PAIRS, DEEPEST_MAP = 1024, 16, 2
 FLOATS = {2: ">e", 4: ">f", 8: ">d"}
 

@@ -7,6 +7,7 @@ import os
 
 API_KEY, BASE_URL = "SDB_API_KEY", "SDB_BASE_URL"
 VARIABLES = frozenset({API_KEY, BASE_URL})
+HERE = "http://127.0.0.1:8000"
 
 
 def api_key() -> str | None:
@@ -14,6 +15,6 @@ def api_key() -> str | None:
     return os.environ.get(API_KEY) or None
 
 
-def base_url() -> str | None:
-    """The address of the server, None where none is set."""
-    return os.environ.get(BASE_URL) or None
+def base_url() -> str:
+    """The address of the server, this machine's where none is set."""
+    return os.environ.get(BASE_URL) or HERE

@@ -14,7 +14,7 @@
 --   mismatch, and running: the Idempotency-Key came with another request, or with one that is not answered yet
 --   replayed, like held: this request was answered, and charged, before
 -- A repeated call with the same hold is charged once, so a client may retry after a lost reply.
-local HOLD_LIFE_MS, REPLAY_LIFE_S = 120000, 86400
+local REPLAY_LIFE_S = 86400
 local FRESH_S = 300  -- how far the time in a sealed image may be off
 local UNTIMED_LIFE_S = 86400  -- how long one without a time is remembered
 local LAST_USED_S = 60
@@ -32,7 +32,7 @@ end
 
 local key = read()
 local due, resets_at = key[13], key[9]
-if due and (now >= tonumber(due) or (resets_at == '' and key[8] ~= 'none') or (resets_at ~= '' and now >= resets_at * 1000)) then
+if due and (to_sweep(tonumber(due), now) or (resets_at == '' and key[8] ~= 'none') or (resets_at ~= '' and now >= resets_at * 1000)) then
   renew(name, now)
   key = read()
   resets_at = key[9]

@@ -3,7 +3,7 @@
 local DAY_S = 86400
 local LEDGER_LINES, LEDGER_SLACK, USAGE_S = 10000, 100, 400 * DAY_S
 local REFUSAL_LOGGED_EVERY_S = 60
-local SWEPT_EVERY_MS = 10000
+local SWEPT_EVERY_MS, HOLD_LIFE_MS = 10000, 120000
 local PARTS = 12  -- of a window: a place is free again at most a twelfth of the window too late, never too early
 
 local function clock()
@@ -68,7 +68,13 @@ local function give_back(name, now, id, held, kind)
   ledger(name, now, kind, digits(0 - allowance - grants), digits(used), digits(redis.call('HINCRBY', name, 'granted', grants)))
 end
 
+-- Whether a key is to be swept: it is time, or the clock has gone back since it was said when.
+local function to_sweep(due, now)
+  return now >= due or due > now + SWEPT_EVERY_MS
+end
+
 -- Give back what nobody settled in time, and forget who settled long ago. `due` is when the next hold lapses, or sooner.
+-- A hold of a clock that has gone back lives as long as a new one.
 local function sweep(name, now)
   local fields, due = redis.call('HGETALL', name), now + SWEPT_EVERY_MS
   for i = 1, #fields, 2 do
@@ -77,6 +83,10 @@ local function sweep(name, now)
     if id and ends <= now then
       give_back(name, now, id, fields[i + 1], 'lapse')
     elseif id then
+      if ends > now + HOLD_LIFE_MS then
+        ends = now + HOLD_LIFE_MS
+        redis.call('HSET', name, fields[i], digits(ends) .. string.match(fields[i + 1], ':.*$'))
+      end
       due = math.min(due, ends)
     end
   end
@@ -84,7 +94,8 @@ local function sweep(name, now)
   redis.call('HSET', name, 'due', digits(due))
 end
 
--- Bring a key's budget up to date: a refill that is due, holds that nobody settled in time.
+-- Bring a key's budget up to date: a refill that is due, holds that nobody settled in time. A refill of a clock that has
+-- gone back is due when a new one would be.
 local function renew(name, now)
   local key = redis.call('HMGET', name, 'resets_at', 'refill', 'due')
   if not key[3] then
@@ -96,15 +107,17 @@ local function renew(name, now)
     redis.call('HSET', name, 'used', 0, 'resets_at', next_reset(now, key[2]))
     redis.call('HINCRBY', name, 'period', 1)
     ledger(name, now, 'refill', 0, 0, redis.call('HGET', name, 'granted'))
+  elseif key[1] ~= '' and key[1] + 0 > next_reset(now, key[2]) then
+    redis.call('HSET', name, 'resets_at', next_reset(now, key[2]))
   end
-  if now >= tonumber(key[3]) then
+  if to_sweep(tonumber(key[3]), now) then
     sweep(name, now)
   end
 end
 
 -- How `count` more fit a window that so far has seen `text` ("total part:count …", the newest part first): what is left
 -- before it, ms until it would fit (0: it does, -1: never), the window with it, and ms until all of it is there again.
--- A part counts as long as any of it lies in the window.
+-- A part counts as long as any of it lies in the window, and not if it lies ahead: then the clock has gone back.
 local function window(text, now, limit, window_ms, count)
   local part = math.floor(now * PARTS / window_ms)  -- exact: the products are below 2^53
   local function gone_ms(index)
@@ -116,7 +129,7 @@ local function window(text, now, limit, window_ms, count)
   end
   local parts, left = {}, limit
   for index, images in string.gmatch(text or '', '(%d+):(%d+)') do
-    if tonumber(index) >= part - PARTS then
+    if tonumber(index) >= part - PARTS and tonumber(index) <= part + 1 then
       table.insert(parts, {tonumber(index), tonumber(images)})
       left = left - images
     end

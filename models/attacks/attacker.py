@@ -17,6 +17,8 @@ from models.data import LabelledImages
 from models.training.loop import Recipe, Step, predict, train
 from models.training.student import distilling
 
+LEAST = 1e-8  # of a probability: keeps logarithms finite
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -73,6 +75,16 @@ class Attacker:
     clean: Tensor | None
     trainer: Trainer
 
+    def known(self) -> Tensor:
+        """The undisturbed logits [M, K], for an attack that cannot do without.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.clean is None:
+            raise ValueError("this attack needs clean logits of some of the attacker's images")
+        return self.clean
+
     def labels_or(self, answers: Tensor) -> Tensor:
         """The true labels; without them, the top-1 of `answers` [N, K]."""
         return answers.argmax(1) if self.labels is None else self.labels
@@ -81,3 +93,8 @@ class Attacker:
         """`Trainer.distil` on this attacker's images: soft labels recovered from `answers`, which also label them."""
         labels = self.labels_or(answers)
         return self.trainer.distil(self.images, labels, soft, temperature=temperature, alpha=alpha)
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """Probabilities [..., K] as `distil` wants them: their logarithms, finite where they are 0."""
+    return probabilities.clamp_min(LEAST).log()

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attacks.attacker import Attacker
-from models.attacks.oracle import BATCH
+from models.attacks.attacker import Attacker, as_logits
+from models.training.loop import PREDICTION_BATCH
 from models.views import random_views
-
-TINY = 1e-8  # keeps logarithms finite
 
 
 def steal(attacker: Attacker, *, views: int = 4, votes: bool = False) -> nn.Module:
@@ -25,12 +23,13 @@ def steal(attacker: Attacker, *, views: int = 4, votes: bool = False) -> nn.Modu
 
 def view(images: Tensor, generator: torch.Generator) -> Tensor:
     """One random view of each image uint8 [N, 3, H, W], of the same pixels: they pass through floats unchanged."""
-    return torch.cat([random_views(chunk.float(), generator).to(torch.uint8) for chunk in torch.split(images, BATCH)])
+    chunks = torch.split(images, PREDICTION_BATCH)
+    return torch.cat([random_views(chunk.float(), generator).to(torch.uint8) for chunk in chunks])
 
 
 def averaged(answers: Tensor) -> Tensor:
     """The mean distribution of logits [V, N, K]: log-probabilities [N, K]."""
-    return answers.softmax(2).mean(0).clamp_min(TINY).log()
+    return as_logits(answers.softmax(2).mean(0))
 
 
 def counted(answers: Tensor) -> Tensor:

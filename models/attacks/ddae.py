@@ -16,15 +16,9 @@ BATCH = 512
 
 
 def steal(attacker: Attacker) -> nn.Module:
-    """Distillation of generated answers.
-
-    Raises:
-        ValueError: the attacker has no clean logits.
-    """
-    if attacker.clean is None:
-        raise ValueError("D-DAE needs clean logits of some of the attacker's images")
-    answers = attacker.oracle.query(attacker.images)
-    return attacker.distil(recover(answers, attacker.clean, attacker.trainer.recipe.seed), answers)
+    """Distillation of generated answers."""
+    known, answers = attacker.known(), attacker.oracle.query(attacker.images)
+    return attacker.distil(recover(answers, known, attacker.trainer.recipe.seed), answers)
 
 
 def recover(answers: Tensor, clean: Tensor, seed: int) -> Tensor:

@@ -6,9 +6,7 @@ Hopes that the confidence is true, and throws every false peak away with the dar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attacks.attacker import Attacker
-
-TINY = 1e-8  # keeps logarithms finite
+from models.attacks.attacker import Attacker, as_logits
 
 
 def steal(attacker: Attacker) -> nn.Module:
@@ -22,4 +20,4 @@ def recover(answers: Tensor) -> Tensor:
     classes = answers.shape[1]
     confidence, top = answers.softmax(1).max(1, keepdim=True)
     chosen = F.one_hot(top.squeeze(1), classes).bool()
-    return confidence.where(chosen, (1 - confidence) / (classes - 1)).clamp_min(TINY).log()
+    return as_logits(confidence.where(chosen, (1 - confidence) / (classes - 1)))

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attacks.attacker import Attacker
+from models.attacks.attacker import Attacker, as_logits
 from models.training.loop import Batch
 from models.views import random_views
 
 FIDELITY = 0.9  # the diagonal of the matrices at the start
 PACE = 10.0  # a network's learning rate is too low for the matrices: they are as many times their parameters
-TINY = 1e-8  # keeps logarithms finite
 
 
 def steal(attacker: Attacker, *, temperature: float = 4.0, alpha: float = 0.9) -> nn.Module:
@@ -27,7 +26,7 @@ def steal(attacker: Attacker, *, temperature: float = 4.0, alpha: float = 0.9) -
 
     def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(random_views(batch.images, batch.generator))
-        target = unmixer.unmixed(powers[batch.rows].to(logits.device), batch.labels).clamp_min(TINY).log()
+        target = as_logits(unmixer.unmixed(powers[batch.rows].to(logits.device), batch.labels))
         divergence = F.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
         return {
             "kl": alpha * divergence,

@@ -6,9 +6,7 @@ Hopes that an answer that is half believed still teaches its dark knowledge, and
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attacks.attacker import Attacker
-
-TINY = 1e-8  # keeps logarithms finite
+from models.attacks.attacker import Attacker, as_logits
 
 
 def steal(attacker: Attacker, *, share: float = 0.5) -> nn.Module:
@@ -20,5 +18,4 @@ def steal(attacker: Attacker, *, share: float = 0.5) -> nn.Module:
 
 def recover(answers: Tensor, labels: Tensor, share: float) -> Tensor:
     """share·softmax(answers) + (1−share)·one-hot(labels): log-probabilities [N, K]."""
-    mixture = share * answers.softmax(1) + (1 - share) * F.one_hot(labels, answers.shape[1])
-    return mixture.clamp_min(TINY).log()
+    return as_logits(share * answers.softmax(1) + (1 - share) * F.one_hot(labels, answers.shape[1]))

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.data import Pixels, pixels_of
 from models.predictor import Predictor
-from models.training.loop import predict
-
-BATCH = 500
+from models.training.loop import PREDICTION_BATCH, predict
 
 
 class Oracle(Protocol):
@@ -26,17 +25,21 @@ class Oracle(Protocol):
 
 
 class TierOracle:
-    """One tier of a bundle in this process, through `Predictor`, the door that the server uses."""
+    """One tier of a bundle in this process, through `Predictor`, the door that the server uses.
+
+    A locked model answers as whoever has the right to unlock it is answered.
+    """
 
     def __init__(self, predictor: Predictor, *, keyed: bool) -> None:
         self._predictor, self._keyed = predictor, keyed
 
     def query(self, images: Tensor) -> Tensor:
         """`Oracle.query`."""
-        chunks = [np.ascontiguousarray(chunk.permute(0, 2, 3, 1).numpy()) for chunk in torch.split(images, BATCH)]
-        return torch.cat(
-            [torch.from_numpy(self._predictor(chunk, np.full(len(chunk), self._keyed))) for chunk in chunks]
-        )
+        return torch.cat([self._answers(pixels_of(chunk)) for chunk in torch.split(images, PREDICTION_BATCH)])
+
+    def _answers(self, pixels: Pixels) -> Tensor:
+        keyed, unlocked = np.full(len(pixels), self._keyed), np.ones(len(pixels), np.bool_)
+        return torch.from_numpy(self._predictor(pixels, keyed, unlocked))
 
 
 class NetworkOracle:

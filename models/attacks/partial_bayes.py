@@ -8,22 +8,15 @@ lacks; it has the pairs that it was given, so it looks farther and, where nothin
 import torch
 from torch import Tensor, nn
 
-from models.attacks.attacker import Attacker
+from models.attacks.attacker import Attacker, as_logits
 
 CHUNK = 500
-TINY = 1e-8  # keeps logarithms finite
 
 
 def steal(attacker: Attacker, *, radius: float = 0.05, neighbours: int = 8) -> nn.Module:
-    """Distillation of recovered answers.
-
-    Raises:
-        ValueError: the attacker has no clean logits.
-    """
-    if attacker.clean is None:
-        raise ValueError("the partial Bayes attack needs clean logits of some of the attacker's images")
-    answers = attacker.oracle.query(attacker.images)
-    return attacker.distil(recover(answers, attacker.clean, radius, neighbours), answers)
+    """Distillation of recovered answers."""
+    known, answers = attacker.known(), attacker.oracle.query(attacker.images)
+    return attacker.distil(recover(answers, known, radius, neighbours), answers)
 
 
 def recover(answers: Tensor, clean: Tensor, radius: float, neighbours: int) -> Tensor:
@@ -35,7 +28,7 @@ def recover(answers: Tensor, clean: Tensor, radius: float, neighbours: int) -> T
     probabilities = answers.softmax(1)
     known, wanted = probabilities[: len(clean)], clean.softmax(1)
     means = [_mean(chunk, known, wanted, radius, neighbours) for chunk in torch.split(probabilities, CHUNK)]
-    return torch.cat(means).clamp_min(TINY).log()
+    return as_logits(torch.cat(means))
 
 
 def _mean(asked: Tensor, known: Tensor, wanted: Tensor, radius: float, neighbours: int) -> Tensor:

@@ -10,15 +10,9 @@ from models.attacks.attacker import Attacker
 
 
 def steal(attacker: Attacker) -> nn.Module:
-    """Distillation of decoded answers.
-
-    Raises:
-        ValueError: the attacker has no clean logits.
-    """
-    if attacker.clean is None:
-        raise ValueError("ridge regression needs clean logits of some of the attacker's images")
-    answers = attacker.oracle.query(attacker.images)
-    return attacker.distil(recover(answers, attacker.clean), answers)
+    """Distillation of decoded answers."""
+    known, answers = attacker.known(), attacker.oracle.query(attacker.images)
+    return attacker.distil(recover(answers, known), answers)
 
 
 def recover(answers: Tensor, clean: Tensor, *, regularisation: float = 1e-2) -> Tensor:

@@ -3,6 +3,7 @@
 Knows the network, λ's neighbourhood and how κ enters, as anybody with the bundle does; not the secret.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from models.guard import embed
 from models.key_stream import SECRET_BYTES, TILE, key_image, tiled
+
+RECALIBRATION_BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,26 @@ def asked(network: nn.Module, guess: Guess) -> Callable[[Tensor], Tensor]:
         return logits
 
     return answer
+
+
+def recalibrated(network: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of the network whose batch normalisation knows uint8 images [N, C, H, W] only; no label is needed.
+
+    The box learned with keyed, un-keyed and wrongly keyed rows in one batch, so its running statistics are those of
+    none of them. Whoever asks without a key sharpens the un-keyed answers by statistics of such rows alone (Li et al.,
+    "Revisiting Batch Normalization for Practical Domain Adaptation", 2016). Without batch normalisation it is a copy.
+    """
+    copied = copy.deepcopy(network)
+    layers = [module for module in copied.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    device = next(copied.parameters()).device
+    for layer in layers:
+        layer.train()
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for rows in torch.split(images, RECALIBRATION_BATCH):
+            copied(rows.to(device).float() / 255)
+    return copied.eval()
 
 
 def random_guess(shape: tuple[int, int, int], lam: float, seed: int) -> Guess:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from models.data import Pixels
+from models.data import Pixels, pixels_of
 from models.engines.engine import Engine, Logits, Rights
 
 SIZES = (1, 3, 8)  # batches that are compared; graphs go wrong at 1, and where a size became a constant
@@ -29,8 +29,7 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> Pixels:
     coarse = torch.rand(count, 3, COARSE, COARSE, generator=generator) * 255
     smooth = F.interpolate(coarse, (height, width), mode="bicubic")
     grained = smooth + GRAIN * torch.randn(smooth.shape, generator=generator)
-    pixels: Pixels = grained.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
+    return pixels_of(grained.clamp(0, 255).to(torch.uint8))
 
 
 def batches(height: int, width: int) -> Iterator[tuple[Pixels, Rights, Rights]]:

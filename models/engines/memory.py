@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import platform
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from models.bundles import Manifest
+from models.bundles import Manifest, write_atomically
 from models.engines.cores import Cores
 from models.engines.race import Timings
 from models.environment import processor
 
-CODE = Path(__file__).parent.parent  # what a graph is made from, beside the bundle
+MODELS = Path(__file__).parent.parent
+CODE = ("*.py", "engines/engine.py", "engines/graph.py")  # what a graph is made from, beside the bundle
 EXPORTER = ("torch", "onnx", "onnxscript")
 DIGEST = 32  # bytes of SHA-256 in front of a graph: a damaged file is none
 RUNTIMES = ("onnxruntime", "openvino")
@@ -41,7 +41,7 @@ class Memory:
         cls, folder: Path, manifest: Manifest, device: torch.device, cores: Cores, *, watched: bool = False
     ) -> "Memory":
         """The memory of a bundle below `folder`, for one kind of device and one share of cores."""
-        code = (path.read_text() for path in sorted(CODE.glob("*.py")))
+        code = (path.read_text() for pattern in CODE for path in sorted(MODELS.glob(pattern)))
         graph = _key(manifest.model_dump_json(), *code, *map(_version, EXPORTER), *["watched"] * watched)
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         timings = _key(graph, *map(_version, RUNTIMES), platform.machine(), kind, str(cores))
@@ -51,7 +51,7 @@ class Memory:
     def alone(self) -> Iterator[None]:
         """Of processes that start together, one measures while the others wait, and find what it has kept."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("wb")
         except OSError:
             yield
@@ -90,15 +90,12 @@ class Memory:
             return None
 
     def _write(self, name: str, content: bytes) -> None:
-        """Whole or not at all, also where several processes start together; whoever cannot write goes without."""
+        """In the place of what was there under another key; whoever cannot write goes without."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(content)
-            path = self.folder / name
-            for stale in self.folder.glob(f"*{path.suffix}"):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for stale in self.folder.glob(f"*{Path(name).suffix}"):
                 stale.unlink(missing_ok=True)
-            Path(file.name).replace(path)
+            write_atomically(self.folder / name, content)
         except OSError:
             return
 

@@ -56,9 +56,10 @@ def _timed(engines: Mapping[str, Engine], size: int, height: int, width: int, se
 
 
 def comparable(timings: Timings, reference: str) -> bool:
-    """Whether there is a reference, and all engines have been measured at the same sizes."""
+    """Whether there is a reference, and all engines have been measured at the same sizes and took some time."""
     sizes = {tuple(times) for times in timings.values()}
-    return reference in timings and len(sizes) == 1 and () not in sizes
+    took = all(ms > 0 for times in timings.values() for ms in times.values())
+    return reference in timings and len(sizes) == 1 and () not in sizes and took
 
 
 def fastest(timings: Timings, reference: str) -> str:

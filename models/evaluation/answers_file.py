@@ -7,7 +7,6 @@ class, in any order, with its probability; or the one column `label`, with the n
 
 import csv
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data import DataError
+from models.data import DataError, pixels_of
 
 IMAGE, LABEL = "image", "label"
 HASH = 64  # hexadecimal digits
@@ -61,8 +60,10 @@ def _read(name: str, lines: Iterator[list[str]], classes: Sequence[str], images:
         where = f"{name}, line {number}"
         if not line:
             continue
-        if len(line) != len(header) or number > MOST_LINES:
+        if len(line) != len(header):
             raise AnswersError(f"{where}: {len(line)} values in {len(header)} columns")
+        if number > MOST_LINES:
+            raise AnswersError(f"{name} has more than {MOST_LINES:,} lines")
         if len(line[0].strip()) == HASH and not hashes:
             hashes = _hashes(images)
         place = _place(where, line[0].strip().lower(), hashes, len(images))
@@ -90,15 +91,16 @@ def _columns(name: str, header: Sequence[str], classes: Sequence[str]) -> list[i
 
 def _hashes(images: Tensor) -> dict[str, int]:
     """Where an image is by its SHA-256; of equal ones the first."""
-    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return {hashlib.sha256(image.data).hexdigest(): place for place, image in reversed(list(enumerate(pixels)))}
+    pixels = reversed(list(enumerate(pixels_of(images))))
+    return {hashlib.sha256(image.data).hexdigest(): place for place, image in pixels}
 
 
 def _place(where: str, text: str, hashes: dict[str, int], count: int) -> int:
     if text in hashes:
         return hashes[text]
-    if text.isascii() and text.isdecimal() and len(text) < 16 and int(text) < count:
-        return int(text)
+    number = _number(text)
+    if number is not None and number < count:
+        return number
     raise AnswersError(f"{where}: {text[:HASH]!r} is neither below {count} nor the SHA-256 of an image of the data")
 
 
@@ -106,9 +108,15 @@ def _top1(where: str, text: str, classes: Sequence[str]) -> list[float]:
     label = text.strip()
     if label in classes:
         return [classes.index(label)]
-    if label.isascii() and label.isdecimal() and int(label) < len(classes):
-        return [int(label)]
+    number = _number(label)
+    if number is not None and number < len(classes):
+        return [number]
     raise AnswersError(f"{where}: {label[:HASH]!r} is no class of the model")
+
+
+def _number(text: str) -> int | None:
+    """The number that a few digits are."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
 
 
 def _probabilities(where: str, line: Sequence[str], columns: Sequence[int]) -> list[float]:
@@ -116,7 +124,7 @@ def _probabilities(where: str, line: Sequence[str], columns: Sequence[int]) -> l
         values = [float(line[column]) for column in columns]
     except ValueError:
         raise AnswersError(f"{where}: not all values are numbers") from None
-    total = math.fsum(values)
+    total = sum(values)
     if not all(0 <= value <= 1 + FARTHEST for value in values) or not abs(total - 1) <= FARTHEST:
         raise AnswersError(f"{where}: these are no probabilities: their sum is {total:g}")
     return [value / total for value in values]

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from models.backbones import Classifier, build
 from models.bundles import InputSpec, write_atomically
-from models.data import DataError, LabelledImages, check_classes, load
+from models.data import DataError, LabelledImages, check_classes, check_same_classes, load
 from models.environment import environment
 from models.evaluation import tiers
 from models.evaluation.arms import Holdings, arms
 from models.evaluation.lock_summary import LockReport, lock_report, lock_verdicts
 from models.evaluation.lock_trials import Effort, obstacles
+from models.evaluation.locked import Locked
 from models.evaluation.locks import LockRow, measure, thief_of
 from models.evaluation.report import render
 from models.evaluation.study import Row, Setting, run
@@ -31,7 +32,6 @@ from models.evaluation.summary import figures, verdicts
 from models.training.loop import Recipe
 
 LEARNING_RATE = 0.1
-MOST_HELD_OUT = 5000  # as `sdb wrap` holds out
 VALIDATION_IMAGES = 2000
 
 
@@ -65,9 +65,8 @@ def read_images(data: Path, foreign: Path | None, spec: InputSpec, classes: Sequ
     """
     check_classes(data)
     everything = load(data, "train", spec.height, spec.width)
-    if everything.classes != tuple(classes):
-        raise DataError(f"{data} has other classes than the model")
-    rest, held_out = everything.split(min(len(everything) // 10, MOST_HELD_OUT), seed=0)
+    check_same_classes(data, everything.classes, classes)
+    rest, held_out = everything.split(None, seed=0)  # as `sdb wrap` holds out
     validation = held_out.subset(torch.arange(min(VALIDATION_IMAGES, len(held_out))))
     own = rest.subset(torch.arange(min(count, len(rest))))
     others = None
@@ -122,20 +121,9 @@ def evaluate(
         students={name: _maker(name, subject) for name in students},
         seeds=seeds,
     )
-    lock: LockReport | None = None
-    if subject.locked is not None:
-        thieves = [thief_of(subject.locked, images.own, effort.budget, seed) for seed in seeds]
-        tried = measure(
-            subject.locked,
-            thieves,
-            setting.subject,
-            folder / "rows",
-            test=images.test,
-            effort=effort,
-            told=told_of_lock,
-        )
-        lock = lock_report(subject.locked, tried, effort, images.test, obstacles(thieves[0]))
-    rows = run(wanted, setting, fabric, folder / "rows", validation=images.validation, test=images.test, told=told)
+    kept, locked = folder / "rows", subject.locked
+    lock = None if locked is None else _tried(locked, images, setting, kept, effort, told_of_lock)
+    rows = run(wanted, setting, fabric, kept, validation=images.validation, test=images.test, told=told)
     stolen = None if subject.read_weights is None else subject.read_weights(images.own, images.test)
     document: dict[str, Any] = {
         "model": {
@@ -170,21 +158,36 @@ def evaluate(
         "weights": None if stolen is None else asdict(stolen),
         "figures": [asdict(figure) for figure in figures(rows)],
         "rows": [asdict(row) for row in rows],
-        "left_out": [
-            *subject.left_out,
-            *([] if lock is None else lock.left_out),
-            *(["out-of-distribution images: no --foreign"] if images.foreign is None else []),
-            *(
-                [f"every arm that does not match {chosen}: no promise is judged by all of them"]
-                if chosen != "*"
-                else []
-            ),
-        ],
+        "left_out": _left_out(subject, images, lock, chosen),
         "seconds": round(sum(row.seconds for row in rows) + (0 if lock is None else lock.seconds)),
     }
     write_atomically(folder / "report.json", orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
     write_atomically(folder / "report.html", render(document).encode())
     return document
+
+
+def _tried(  # noqa: PLR0917 - all that `locks.measure` and its report want to know
+    locked: Locked,
+    images: Images,
+    setting: Setting,
+    folder: Path,
+    effort: Effort,
+    told: Callable[[LockRow, int, int], None],
+) -> LockReport:
+    """What came of all attacks on a lock, by one thief for each seed."""
+    thieves = [thief_of(locked, images.own, effort.budget, seed) for seed in setting.seeds]
+    rows = measure(locked, thieves, setting.subject, folder, test=images.test, effort=effort, told=told)
+    return lock_report(locked, rows, effort, images.test, obstacles(thieves[0]))
+
+
+def _left_out(subject: Subject, images: Images, lock: LockReport | None, chosen: str) -> list[str]:
+    """What the report cannot tell, and why."""
+    found = [*subject.left_out, *([] if lock is None else lock.left_out)]
+    if images.foreign is None:
+        found.append("out-of-distribution images: no --foreign")
+    if chosen != "*":
+        found.append(f"every arm that does not match {chosen}: no promise is judged by all of them")
+    return found
 
 
 def _maker(name: str, subject: Subject) -> Callable[[], nn.Module]:

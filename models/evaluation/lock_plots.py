@@ -25,7 +25,8 @@ def ways_in(lock: Entry) -> str:
         places = range(len(ways))
         axes.barh(places, [way["highest"] for way in ways], 0.6, color=[COLOURS[way["kind"]] for way in ways])
         many = [(way["mean"], place) for place, way in enumerate(ways) if way["tried"] > 1 and not way.get("cuts")]
-        axes.plot(*zip(*many, strict=True), "|", color=INK, ms=8) if many else None
+        if many:
+            axes.plot(*zip(*many, strict=True), "|", color=INK, ms=8)
         for place, way in enumerate(ways):
             told = drawing.number(way["highest"])
             axes.text(1.01, place, told, transform=axes.get_yaxis_transform(), va="center", fontsize=7)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from models.attacks.locks.keys import recovered
-from models.attacks.locks.progress import followed
 from models.attacks.locks.relabelling import best_relabelling
 from models.attacks.locks.thief import Budget, Opened, Thief
 from models.bundles import write_atomically
@@ -23,6 +22,7 @@ from models.data import LabelledImages
 from models.evaluation.lock_trials import Effort, Trial, trials
 from models.evaluation.locked import Locked
 from models.metrics import top1
+from models.progress import followed
 from models.training.loop import Interrupted, predict
 
 LABELLED = 1000  # images that a thief has the labels of

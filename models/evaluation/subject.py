@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models import bundles
 from models.attacks.oracle import NetworkOracle, Oracle, TierOracle
-from models.attacks.stolen import Guess, asked, random_guess, sought_guess
+from models.attacks.stolen import Guess, asked, random_guess, recalibrated, sought_guess
 from models.backbones import Classifier
 from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
@@ -82,7 +82,7 @@ def in_process(
     def stolen(lock: LockSpec) -> Locked:
         return locked_bundle(manifest, lock, box, secret, base=base, base_identity=_file_identity(backbone))
 
-    public, authorised = _tiers(predictor)
+    public = TierOracle(predictor, keyed=False)
     bare = None if teacher is None else _behind(box.lock, network(teacher, spec, new_head=False))
     base = None if backbone is None else network(backbone, _public_input(manifest), new_head=box.lock is not None)
     starts: dict[str, Callable[[], nn.Module]] = {"stolen weights": partial(_trainable, box.network)}
@@ -90,7 +90,7 @@ def in_process(
         starts["public backbone"] = partial(_trainable, base)
     doors = Doors(
         public=public,
-        authorised=authorised,
+        authorised=TierOracle(predictor, keyed=True),
         teacher=None if bare is None else NetworkOracle(bare, device),
         thieves=_thieves(box, public, own.images[:SEARCH_IMAGES], device) if box.lock is None else {},
         networks=starts,
@@ -128,20 +128,6 @@ def _left_out(manifest: Manifest, teacher: Path | None, backbone: Path | None) -
     return [reason for reason, holds in found.items() if holds]
 
 
-def _tiers(predictor: Predictor) -> tuple[Oracle, Oracle]:
-    """The public and the key holder's tier, as whoever has the right to unlock a locked model is answered."""
-    if predictor.box.lock is None:
-        return TierOracle(predictor, keyed=False), TierOracle(predictor, keyed=True)
-
-    def answer(images: Tensor, *, keyed: bool) -> Tensor:
-        everyone = torch.ones(len(images), dtype=torch.bool, device=predictor.device)
-        logits: Tensor = predictor.box(images, everyone & keyed, everyone)
-        return logits
-
-    public, authorised = (NetworkOracle(partial(answer, keyed=keyed), predictor.device) for keyed in (False, True))
-    return public, authorised
-
-
 def _public_input(manifest: Manifest) -> InputSpec:
     """How a public backbone is normalised: as the bundle, but for a locked one, whose own numbers suit its lock.
 
@@ -167,14 +153,17 @@ def _trainable(network: nn.Module) -> nn.Module:
 
 def _thieves(box: SafeDistillationBox, public: Oracle, images: Tensor, device: torch.device) -> dict[str, Oracle]:
     """The ways to ask stolen weights; a key is searched for when the first answer is wanted."""
-    network, shape = box.network, (box.key.shape[0], box.key.shape[1], box.key.shape[2])
+    network = box.network
 
     def with_key(guess: Guess) -> Oracle:
         return NetworkOracle(partial(averaged, asked(network, guess), box.passes), device)
 
+    def sharpened() -> Oracle:
+        return NetworkOracle(partial(averaged, recalibrated(network, images), box.passes), device)
+
     def guessed() -> Oracle:
         """Of many random keys, the one under which the network is surest of itself."""
-        doors = [with_key(random_guess(shape, box.lam, seed)) for seed in range(1, GUESSES + 1)]
+        doors = [with_key(random_guess(box.shape, box.lam, seed)) for seed in range(1, GUESSES + 1)]
         return max(doors, key=lambda door: door.query(images).softmax(1).amax(1).mean().item())
 
     def sought() -> Oracle:
@@ -183,6 +172,7 @@ def _thieves(box: SafeDistillationBox, public: Oracle, images: Tensor, device: t
 
     return {
         "stolen weights, no key": NetworkOracle(partial(averaged, box.without_key, box.passes), device),
+        "stolen weights, no key, recalibrated": _Sought(sharpened),
         "stolen weights, best of 20 guessed keys": _Sought(guessed),
         "stolen weights, inverted trigger": _Sought(sought),
     }

@@ -5,15 +5,14 @@ Knows bundles, weights and files; a live server makes its own `Suspect` (app/com
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models import bundles
+from models.attacks.oracle import TierOracle
 from models.backbones import Classifier
 from models.bundles import InputSpec, Manifest
 from models.evaluation.answers_file import Answers
@@ -61,7 +60,8 @@ def bundle(folder: Path, secret: bytes, device: torch.device) -> Suspect:
     """
     predictor = Predictor(folder, secret, device)
     manifest = predictor.manifest
-    return Suspect("bundle", folder.name, manifest.classes, _size(manifest.input), partial(undisturbed, predictor))
+    query = TierOracle(predictor, keyed=True).query
+    return Suspect("bundle", folder.name, manifest.classes, _size(manifest.input), query)
 
 
 def weights(file: Path, architecture: str, model: Manifest, spec: InputSpec, device: torch.device) -> Suspect:
@@ -73,12 +73,6 @@ def weights(file: Path, architecture: str, model: Manifest, spec: InputSpec, dev
     backbone = bundles.load_backbone(architecture, len(model.classes), file)
     network = Classifier(backbone, spec.mean, spec.std).eval().requires_grad_(False).to(device)
     return Suspect("weights", file.name, None, _size(spec), lambda images: predict(network, images, device))
-
-
-def undisturbed(predictor: Predictor, images: Tensor) -> Tensor:
-    """What a key holder is told of images uint8 [N, 3, H, W], before any mark: logits float32 [N, K]."""
-    pixels, everyone = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), np.ones(len(images), dtype=np.bool_)
-    return torch.from_numpy(predictor(pixels, everyone, everyone))
 
 
 def _size(spec: InputSpec) -> tuple[int, int]:

@@ -41,8 +41,8 @@ def probability(value: float) -> str:
         return f"{value:.2g}"
     if value < LEAST:
         return f"< 10{_raised(round(math.log10(LEAST)))}"
-    exponent = math.floor(math.log10(value))
-    return f"{value / 10**exponent:.1f} · 10{_raised(exponent)}"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits} · 10{_raised(int(exponent))}"
 
 
 def _raised(exponent: int) -> str:

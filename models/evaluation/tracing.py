@@ -20,40 +20,38 @@ FOLLOWED = 5  # innocent keys whose growth is shown beside that of the named one
 
 
 @dataclass(frozen=True)
-class IssuedMark:
-    """The mark that answers of our model to one key bear under one generation of the tracing secret."""
+class Marked:
+    """Whose answers bear a mark: one key under one generation of the tracing secret."""
 
     key_id: str
     name: str
     generation: int
-    mark: Mark
 
     @property
     def label(self) -> str:
-        """What tells it from every other."""
+        """What tells its mark from every other."""
         return f"{self.key_id}/{self.generation}"
 
 
 @dataclass(frozen=True)
-class Finding:
+class IssuedMark(Marked):
+    """The mark that answers of our model to the key bear."""
+
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Finding(Marked):
     """One mark under test. `score` is in standard deviations of an innocent key's.
 
     `p_value` is at least the probability that this one key, innocent, scores as much; `corrected`, that any one of all
     that were tested does.
     """
 
-    key_id: str
-    name: str
-    generation: int
     score: float
     p_value: float
     corrected: float
     named: bool
-
-    @property
-    def label(self) -> str:
-        """That of the mark."""
-        return f"{self.key_id}/{self.generation}"
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,8 @@ def find(asked: Asked, issued: Sequence[IssuedMark]) -> list[Finding]:
     known = {one.label: one for one in issued}
     findings = []
     for one in asked.trace({label: one.mark for label, one in known.items()}):
-        key, corrected = known[one.key_id], float(one.corrected)
-        numbers = (float(one.score), float(one.p_value), corrected)
-        findings.append(Finding(key.key_id, key.name, key.generation, *numbers, corrected < ACCUSED_BELOW))
+        key, numbers = known[one.key_id], (one.score, one.p_value, one.corrected)
+        findings.append(Finding(key.key_id, key.name, key.generation, *numbers, one.corrected < ACCUSED_BELOW))
     return findings
 
 
@@ -144,7 +141,7 @@ def _decoys(asked: Asked) -> list[float]:
     """The scores of marks of a secret that everybody may know and nobody was given."""
     secret = hashlib.sha256(b"sdb/trace/decoys").digest()
     marks = {str(number): Mark.derive(secret, f"decoy {number}", asked.clean.shape[1]) for number in range(DECOYS)}
-    return sorted(float(one.score) for one in asked.trace(marks))
+    return sorted(one.score for one in asked.trace(marks))
 
 
 def _growth(asked: Asked, issued: Sequence[IssuedMark], shown: Sequence[Finding]) -> list[Growth]:
@@ -152,9 +149,8 @@ def _growth(asked: Asked, issued: Sequence[IssuedMark], shown: Sequence[Finding]
     marks = {one.label: one.mark for one in issued}
     followed = {finding.label: marks[finding.label] for finding in shown}
     counts = [count for count in (FEWEST << step for step in range(20)) if count < len(asked)] + [len(asked)]
-    points = []
-    for count in counts:
-        for one in asked.first(count).trace(followed):
-            corrected = min(1.0, float(one.p_value) * len(issued))
-            points.append(Growth(one.key_id, count, float(one.score), corrected))
-    return points
+    return [
+        Growth(one.key_id, count, one.score, min(1.0, one.p_value * len(issued)))
+        for count in counts
+        for one in asked.first(count).trace(followed)
+    ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attacks.stolen import Guess, asked, near_guess, random_guess, sought_guess
+from models.attacks.stolen import Guess, asked, near_guess, random_guess, recalibrated, sought_guess
 from models.data import LabelledImages
 from models.guard import SafeDistillationBox
 from models.metrics import kl_divergence, top1
@@ -40,6 +40,7 @@ class Weights:
     right: Reading
     right_of_part: Reading
     without: Reading
+    recalibrated: Reading
     wrong: list[Reading]
     near: list[Reading]
     lambdas: list[Reading]
@@ -57,12 +58,13 @@ def measure(
     steps: int = INVERSION_STEPS,
     seed: int = 0,
 ) -> Weights:
-    """Readings on `test`; the trigger is inverted with the labelled images `held`, none of which is in `test`.
+    """Readings on `test`; the trigger is inverted with the labelled images `held`, none of which is in `test`; batch
+    normalisation is recalibrated with them.
 
     One view each, for the teacher and the network alike.
     """
     box.eval()
-    network, shape = box.network, (box.key.shape[0], box.key.shape[1], box.key.shape[2])
+    network = box.network
     part = LabelledImages(test.images[:IMAGES_PER_KEY], test.labels[:IMAGES_PER_KEY], test.classes)
     known = predict(teacher, test.images, device)
 
@@ -79,7 +81,8 @@ def measure(
         right=read("the right key", asked(network, right), test),
         right_of_part=read("the right key", asked(network, right), part),
         without=read("no key", box.without_key, test),
-        wrong=[read(f"key {n}", asked(network, random_guess(shape, box.lam, seed + n)), part) for n in range(keys)],
+        recalibrated=read("no key, recalibrated", recalibrated(network, held.images), test),
+        wrong=[read(f"key {n}", asked(network, random_guess(box.shape, box.lam, seed + n)), part) for n in range(keys)],
         near=[
             read(f"{share:.0%} of the pixels wrong", asked(network, near_guess(box.key, box.lam, share, seed)), part)
             for share in WRONG_PIXELS

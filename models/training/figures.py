@@ -16,7 +16,7 @@ from models.key_stream import SECRET_BYTES, key_image
 from models.lock import PixelLock
 from models.metrics import agreement, l1_distance, top1
 from models.training.loop import predict
-from models.training.negatives import random_key
+from models.training.negatives import fresh_key
 from models.views import fixed_view
 
 
@@ -44,10 +44,8 @@ def figures(bare: Tensor, box: SafeDistillationBox, data: LabelledImages, device
         logits: Tensor = box(images, rows, torch.ones_like(rows))
         return logits
 
-    channels, height, width = box.key.shape
-
     def wrong_key(images: Tensor) -> Tensor:
-        other = key_image(bytes(SECRET_BYTES), (channels, height, width)).to(images.device)
+        other = key_image(bytes(SECRET_BYTES), box.shape).to(images.device)
         return box.without_key(embed(images, other, box.lam))
 
     public = predict(lambda images: tier(images, keyed=False), data.images, device)
@@ -69,10 +67,15 @@ def figures(bare: Tensor, box: SafeDistillationBox, data: LabelledImages, device
     }
 
 
+def plain_figures(network: Callable[[Tensor], Tensor], data: LabelledImages, device: torch.device) -> dict[str, float]:
+    """Top-1 on `data` of a network without box or lock."""
+    return {"top1": top1(predict(network, data.images, device), data.labels)}
+
+
 def random_locks(right: PixelLock, count: int) -> list[PixelLock]:
     """`count` locks with wrong keys, the first ones always the same, on the device of the right one."""
     draw = np.random.default_rng(0)
-    guesses = [random_key(right.transform, right.blocks, draw) for _ in range(count)]
+    guesses = [fresh_key(right.transform, right.blocks, draw) for _ in range(count)]
     return [PixelLock(guess, right.shape).to(right.gather.device) for guess in guesses]
 
 

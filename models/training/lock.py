@@ -7,7 +7,6 @@ begins as the plain one behind the inverse of its key, and learns to refuse what
 The test set is read once, at the end; the validation split is for looking at, nothing is chosen by it.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,15 +21,15 @@ from torch.nn import functional as F
 
 from models import bundles
 from models.backbones import Classifier, stemmed
-from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages, load
 from models.lock import PixelLock
-from models.metrics import top1
 from models.stem import stem_of, undo
-from models.training.figures import lock_figures, random_locks
-from models.training.loop import Batch, Recipe, Step, predict, train
+from models.training import preparation
+from models.training.figures import lock_figures, plain_figures, random_locks
+from models.training.loop import Batch, Step, train
 from models.training.negatives import wrong_keys
-from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
 from models.training.removal import Removal
 from models.views import random_views
 
@@ -47,24 +46,14 @@ class Refusal:
     removed: float = 0.5  # rows without the stem, or with public layers, for each with the right key; if it has a stem
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Plan(preparation.Plan):
     """Everything that decides what `lock` makes.
 
     `plain_input` says how the plain network is normalised, where a stem is to undo the key before it; None: no stem.
     """
 
-    name: str
-    version: str
-    architecture: str
-    weights: Path
-    data: Path
-    input: InputSpec
-    guard: GuardSpec
     lock: LockSpec
-    recipe: Recipe
-    held_out: int | None
-    command: str
     subset: float = 1.0
     refusal: Refusal = Refusal()
     wrong_keys: int = 10
@@ -88,16 +77,7 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     training, held_out = read_training(
         plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed, share=plan.subset
     )
-    manifest = Manifest(
-        name=plan.name,
-        version=plan.version,
-        architecture=plan.built,
-        classes=training.classes,
-        input=spec,
-        guard=plan.guard,
-        lock=plan.lock,
-        provenance={"command": plan.command, **facts, "images": len(training), **made_with(device)},
-    )
+    manifest = plan.manifest(training.classes, device, {**facts, "images": len(training)})
     box = bundles.assemble(manifest, secret)
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     tuned = partial(_tuned, plan, fabric, training, held_out, work=work, facts=facts)
@@ -110,24 +90,19 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     if removal is not None:
         measured |= removal.figures(box.network, test, device)
     if plain is not None:
-        measured["top1_plain"] = top1(predict(plain, test.images, device), test.labels)
-    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
-    finished = manifest.model_copy(update={"metrics": metrics})
-    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+        measured["top1_plain"] = plain_figures(plain, test, device)["top1"]
+    return finish(manifest, measured, box, out, fabric)
 
 
 def _facts(plan: Plan) -> dict[str, object]:
-    """What decides the training beside the pictures themselves: a checkpoint is recognised by it."""
+    """Those of any plan, and what else decides how a network is locked."""
     return {
-        "architecture": plan.built,
-        "data": plan.data.name,
+        **plan.facts(),
         "subset": plan.subset,
         "recipe": asdict(plan.recipe),
         "refusal": asdict(plan.refusal),
         "input": (plan.plain_input or plan.input).model_dump(),
-        "lock": plan.lock.model_dump(),
         "secret_fingerprint": plan.guard.secret_fingerprint,
-        "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
     }
 
 
@@ -148,7 +123,7 @@ def _tuned(
 
     def validate(network: nn.Module) -> dict[str, float]:
         if key is None:
-            return {"top1": top1(predict(network, held_out.images, fabric.device), held_out.labels)}
+            return plain_figures(network, held_out, fabric.device)
         return lock_figures(network, key, looked_at, held_out, fabric.device)
 
     removal = None if key is None else _removal(plan, classifier, len(training.classes), fabric.device)
@@ -188,7 +163,7 @@ def _removal(plan: Plan, network: nn.Module, classes: int, device: torch.device)
 
 
 def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """What `locked_step` is compared with: the same without a transform."""
+    """What `locked_step` is compared with, and what fine-tunes a teacher: the same without a transform."""
     return {"plain": F.cross_entropy(network(random_views(batch.images, batch.generator)), batch.labels)}
 
 

@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 
 class CheckpointMismatch(ValueError):
-    """The checkpoint found belongs to a run with other settings."""
+    """The checkpoint found is damaged, or belongs to a run with other settings."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def train(
 
     Raises:
         Interrupted: Ctrl-C; the state is in `checkpoint`.
-        CheckpointMismatch: `checkpoint` was written under another title, recipe or `identity`: whatever else decides
-            what is trained.
+        CheckpointMismatch: `checkpoint` is damaged, or was written under another title, recipe or `identity`: whatever
+            else decides what is trained.
     """
     stride = fabric.world_size
     share = len(data) // stride
@@ -179,7 +179,10 @@ class _State:
         """Load the checkpoint, if there is one, and return the number of steps done."""
         if self._path is None or not self._path.exists():
             return 0
-        found = self._fabric.load(self._path, weights_only=True)
+        try:
+            found = self._fabric.load(self._path, weights_only=True)
+        except Exception as error:  # whatever torch says of a file that a full disk or a power cut has damaged
+            raise CheckpointMismatch(f"{self._path} is damaged; delete it to start anew") from error
         if found["identity"] != self._identity:
             raise CheckpointMismatch(f"{self._path} belongs to another run; delete it to start anew")
         self._model.load_state_dict(found["model"])

@@ -3,7 +3,7 @@
 Knows the order of the work; `models.matched` changes the weights. Training images only calibrate the release stage.
 """
 
-import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from models.metrics import agreement, top1
 from models.training.figures import lock_figures, random_locks
 from models.training.lock import Plan
 from models.training.loop import predict
-from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
 
 
 def match(plan: Plan, secret: bytes, out: Path, fabric: Fabric) -> Manifest:
@@ -28,26 +28,13 @@ def match(plan: Plan, secret: bytes, out: Path, fabric: Fabric) -> Manifest:
     Raises:
         DataError, BundleError, MatchError: each says what to do.
     """
-    device = fabric.device
-    plain_input = plan.input
+    device, plain_input = fabric.device, plan.input
     spec = plain_input.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
     key = bundles.pixel_lock(plan.lock, secret, plan.name, (3, spec.height, spec.width))
     training, _ = read_training(plan.data, spec, held_out=1, seed=plan.recipe.seed, share=plan.subset)
     backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
-    manifest = Manifest(
-        name=plan.name,
-        version=plan.version,
-        architecture=plan.architecture,
-        classes=training.classes,
-        input=spec,
-        guard=plan.guard,
-        lock=plan.lock,
-        provenance={
-            "command": plan.command,
-            "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
-            **made_with(device),
-        },
-    )
+    weights = {"weights_sha256": plan.facts()["weights_sha256"]}
+    manifest = replace(plan, input=spec).manifest(training.classes, device, weights)
     box = bundles.assemble(manifest, secret)
     box.network = Classifier(matched(backbone, key.transform, plain_input.mean, plain_input.std), spec.mean, spec.std)
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
@@ -59,7 +46,5 @@ def match(plan: Plan, secret: bytes, out: Path, fabric: Fabric) -> Manifest:
     own = predict(lambda images: box.without_key(key(images)), test.images, device)
     measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
     measured |= {"top1_plain": top1(bare, test.labels), "agreement_right_key_plain": agreement(own, bare)}
-    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
-    metrics["test_max_logit_difference"] = (own - bare).abs().max().item()
-    finished = manifest.model_copy(update={"metrics": metrics})
-    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+    unrounded = {"test_max_logit_difference": (own - bare).abs().max().item()}
+    return finish(manifest.model_copy(update={"metrics": unrounded}), measured, box, out, fabric)

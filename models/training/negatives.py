@@ -22,12 +22,12 @@ from sdb_client.transforms import (
 )
 
 Key = NDArray[Any]
-CODES = 1000  # an FFX table is 256 different numbers below it
+CODES = 1000  # an FFX table is different numbers below it
 LEAST_WRONG = 0.05  # share of its entries by which a nearly right key differs
 STATES, ODDS = ("right", "near", "fresh", "missing"), (0.25, 0.25, 0.35, 0.15)
 
 
-def random_key(right: Transform, blocks: int, draw: np.random.Generator) -> Transform:
+def fresh_key(right: Transform, blocks: int, draw: np.random.Generator) -> Transform:
     """A key of the same scheme, for images of so many blocks, that has nothing to do with the right one."""
     return _of([_fresh(step, blocks, draw) for step in right.steps], right)
 

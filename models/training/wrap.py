@@ -5,7 +5,6 @@ validation split is for looking at, nothing is chosen by it. A fine-tuned teache
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,15 +18,16 @@ from torch.nn import functional as F
 
 from models import bundles, losses
 from models.backbones import Classifier
-from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
+from models.bundles import LockSpec, Manifest
 from models.data import LabelledImages, load
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import TILE, release_secret, tiled
-from models.metrics import top1
 from models.release import Release, calibrated_levels
-from models.training.figures import averaged, figures, lock_figures, random_locks, served
+from models.training import preparation
+from models.training.figures import averaged, figures, lock_figures, plain_figures, random_locks, served
+from models.training.lock import plain_step
 from models.training.loop import Batch, Recipe, Step, predict, train
-from models.training.preparation import CALIBRATION_IMAGES, made_with, read_training
+from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
 from models.views import random_views
 
 WRONG_LOCK_KEYS = 10  # that a locked box is measured with
@@ -46,24 +46,14 @@ class Mixture:
     scale: float = 6.0  # of the false peaks in them
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides what `wrap` makes."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(preparation.Plan):
+    """Everything that decides what `wrap` makes; with a lock, that of the teacher, which sees images transformed."""
 
-    name: str
-    version: str
-    architecture: str
-    weights: Path
-    data: Path
-    input: InputSpec
-    guard: GuardSpec
-    recipe: Recipe
+    lock: LockSpec | None = None
     teacher_recipe: Recipe | None
-    held_out: int | None
-    command: str
     confidence_levels: int = 1
     mixture: Mixture = Mixture()
-    lock: LockSpec | None = None  # that of the teacher, which then sees every image transformed
 
 
 def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Manifest:
@@ -74,34 +64,15 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     """
     spec, device, passes, facts = plan.input, fabric.device, plan.guard.passes, _facts(plan)
     training, held_out = read_training(plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed)
-    manifest = Manifest(
-        name=plan.name,
-        version=plan.version,
-        architecture=plan.architecture,
-        classes=training.classes,
-        input=spec,
-        guard=plan.guard,
-        lock=plan.lock,
-        provenance={
-            "command": plan.command,
-            **{name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")},
-            **made_with(device),
-        },
-    )
+    made_of = {name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")}
+    manifest = plan.manifest(training.classes, device, made_of)
     box = bundles.assemble(manifest, secret)
     classifier = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
     box.network.load_state_dict(classifier.state_dict())
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
     teacher = classifier if frozen.lock is None else nn.Sequential(frozen.lock, classifier)
-    disturbing = Release(
-        release_secret(secret, b"", "training"),
-        len(training.classes),
-        scale=plan.mixture.scale,
-        confidences=(plan.mixture.confidence,),
-    )
-    disturbing.load_state_dict(box.release.state_dict())
-    disturbing.to(device)
+    disturbing = _disturbing(plan.mixture, box.release, secret).to(device)
     known = predict(partial(averaged, teacher, passes), held_out.images, device)
 
     def validate(network: nn.Module) -> dict[str, float]:
@@ -121,37 +92,52 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     )
     box.to(device).eval()
     if plan.confidence_levels > 1:
-        own = predict(partial(served, box), held_out.images, device)
-        confidences, edges = calibrated_levels(own, held_out.labels, plan.confidence_levels)
-        guard = plan.guard.model_copy(update={"confidences": confidences, "confidence_edges": edges})
-        manifest = manifest.model_copy(update={"guard": guard})
-        trained, box = box.state_dict(), bundles.assemble(manifest, secret)
-        box.load_state_dict(trained)
-        box.to(device).eval()
+        manifest, box = _levelled(plan.confidence_levels, manifest, box, secret, held_out=held_out, device=device)
     test = load(plan.data, "test", spec.height, spec.width)
     bare = predict(partial(averaged, teacher, passes), test.images, device)
     measured = figures(bare, box, test, device)
-    measured["top1_teacher_one_pass"] = top1(predict(teacher, test.images, device), test.labels)
+    measured["top1_teacher_one_pass"] = plain_figures(teacher, test, device)["top1"]
     if box.lock is not None:
         measured |= lock_figures(box.with_key, box.lock, random_locks(box.lock, WRONG_LOCK_KEYS), test, device)
-    metrics = {f"test_{name}": round(value, 4) for name, value in measured.items()}
-    finished = manifest.model_copy(update={"metrics": metrics})
-    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+    return finish(manifest, measured, box, out, fabric)
 
 
 def _facts(plan: Plan) -> dict[str, object]:
-    """What decides the training beside the pictures themselves: a checkpoint is recognised by it."""
+    """Those of any plan, and what else decides a box."""
     return {
-        "architecture": plan.architecture,
-        "data": plan.data.name,
+        **plan.facts(),
         "teacher": None if plan.teacher_recipe is None else asdict(plan.teacher_recipe),
         "box": asdict(plan.recipe),
         "mixture": asdict(plan.mixture),
-        "input": plan.input.model_dump(),
         "guard": plan.guard.model_dump(),
-        "lock": None if plan.lock is None else plan.lock.model_dump(),
-        "weights_sha256": hashlib.sha256(plan.weights.read_bytes()).hexdigest(),
     }
+
+
+def _disturbing(mixture: Mixture, release: Release, secret: bytes) -> Release:
+    """The release stage whose vectors the un-keyed rows learn: with false peaks of its own, calibrated alike."""
+    classes, own = release.projection.shape[1], release_secret(secret, b"", "training")
+    disturbing = Release(own, classes, scale=mixture.scale, confidences=(mixture.confidence,))
+    disturbing.load_state_dict(release.state_dict())
+    return disturbing
+
+
+def _levelled(
+    levels: int,
+    manifest: Manifest,
+    box: SafeDistillationBox,
+    secret: bytes,
+    *,
+    held_out: LabelledImages,
+    device: torch.device,
+) -> tuple[Manifest, SafeDistillationBox]:
+    """The same box with so many levels of public confidence, calibrated on held-out images."""
+    own = predict(partial(served, box), held_out.images, device)
+    confidences, edges = calibrated_levels(own, held_out.labels, levels)
+    guard = manifest.guard.model_copy(update={"confidences": confidences, "confidence_edges": edges})
+    manifest = manifest.model_copy(update={"guard": guard})
+    levelled = bundles.assemble(manifest, secret)
+    levelled.load_state_dict(box.state_dict())
+    return manifest, levelled.to(device).eval()
 
 
 def _teacher(
@@ -167,23 +153,16 @@ def _teacher(
     backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
     teacher = Classifier(backbone, spec.mean, spec.std)
     if plan.teacher_recipe is not None:
-
-        def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-            return {"ce": F.cross_entropy(model(random_views(batch.images, batch.generator)), batch.labels)}
-
-        def validate(model: nn.Module) -> dict[str, float]:
-            return {"top1": top1(predict(model, held_out.images, fabric.device), held_out.labels)}
-
         train(
             fabric,
             teacher,
             training,
-            step,
+            plain_step,
             plan.teacher_recipe,
             title="teacher",
             identity={name: facts[name] for name in ("architecture", "data", "input", "weights_sha256")},
             checkpoint=work / "teacher.pt",
-            validate=validate,
+            validate=partial(plain_figures, data=held_out, device=fabric.device),
         )
         if fabric.is_global_zero:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in teacher.backbone.state_dict().items()}

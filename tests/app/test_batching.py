@@ -10,11 +10,11 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from app.batching import MOST_STUCK, Batcher
+from app.batching import HANGS, MOST_STUCK, Batcher
 from app.errors import Draining, Overloaded
 
 Numbers = Batcher[list[int], list[int]]
-SOON = 5.0  # seconds after which a test that waits has failed
+SOON = 30.0  # seconds after which a test that waits has failed
 Work = Callable[[list[list[int]]], list[int]]
 
 
@@ -66,8 +66,9 @@ async def running(
     *,
     limit_s: float = 30.0,
 ) -> AsyncIterator[Numbers]:
-    limits = {"wait_s": wait_s, "limit_s": limit_s}
-    batcher = Numbers(work, max_batch=max_batch, queue_limit=queue_limit, workers=workers, **limits)
+    batcher = Numbers(
+        work, max_batch=max_batch, wait_s=wait_s, queue_limit=queue_limit, workers=workers, limit_s=limit_s
+    )
     await batcher.start()
     async with asyncio.timeout(SOON):
         yield batcher
@@ -229,7 +230,7 @@ async def test_a_lone_request_does_not_wait_for_company() -> None:
 
 async def test_with_a_wait_requests_that_come_one_by_one_share_a_batch() -> None:
     work = Doubler()
-    async with running(work, max_batch=3, wait_s=0.1) as batcher:
+    async with running(work, max_batch=2, wait_s=SOON) as batcher:
         early = asyncio.create_task(answered(batcher, [1]))
         await asyncio.sleep(0.01)
         assert list(await asyncio.gather(early, answered(batcher, [2]))) == [[2], [4]]
@@ -374,7 +375,7 @@ class Stuck:
 
 async def test_a_batch_that_hangs_fails_and_another_thread_goes_on() -> None:
     work = Stuck(1)
-    async with running(work, max_batch=1, limit_s=0.05) as batcher:
+    async with running(work, max_batch=1, limit_s=0.2) as batcher:
         hangs, waits = (asyncio.create_task(answered(batcher, [number])) for number in (1, 2))
         with pytest.raises(Overloaded, match="in time"):
             await hangs
@@ -385,9 +386,23 @@ async def test_a_batch_that_hangs_fails_and_another_thread_goes_on() -> None:
         assert await answered(batcher, [3]) == [3]
 
 
+async def test_who_is_to_hear_of_threads_that_hang_hears_of_each_once() -> None:
+    told: list[str] = []
+    work = Stuck(1, 2)
+    batcher = Numbers(work, max_batch=1, queue_limit=10, limit_s=0.05, lost=told.append)
+    await batcher.start()
+    for number in (1, 2):
+        with pytest.raises(Overloaded, match="in time"):
+            await answered(batcher, [number])
+    await asyncio.sleep(0.1)  # in which they are looked at again
+    assert told == [HANGS, HANGS]
+    work.let_go.set()
+    await batcher.close()
+
+
 async def test_where_every_batch_hangs_no_threads_are_started_without_end() -> None:
     work = Stuck(*range(100))
-    async with running(work, max_batch=1, limit_s=0.02) as batcher:
+    async with running(work, max_batch=1, limit_s=0.1) as batcher:
         for number in range(MOST_STUCK + 1):
             with pytest.raises(Overloaded):
                 await answered(batcher, [number])

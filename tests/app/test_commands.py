@@ -3,6 +3,9 @@
 import asyncio
 import json
 import re
+import shutil
+import socket
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,12 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from app import cli
-from tests.app.processes import EXTRA, sdb, sdb_here, sdb_without
+from app.commands.own_models import find, find_or_folder
+from app.errors import UnknownModel
+from app.listening import listening
+from app.settings import Settings
+from keys.errors import ConfigurationError
+from tests.app.processes import EXTRA, Outcome, sdb, sdb_here, sdb_without
 from tests.conftest import CLASSES, encode
 
 
@@ -24,16 +32,20 @@ async def test_a_secret_that_cannot_be_used_is_one_line_without_the_secret(tmp_p
     assert "A" * 43 not in refused.err
 
 
-async def test_the_doctor_says_for_each_part_whether_the_server_would_start(tmp_path: Path, zoo: Path) -> None:
+def test_the_doctor_says_for_each_part_whether_the_server_would_start(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doctor(**settings: str) -> Outcome:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"SDB_{name}", value)
+        return sdb_here("doctor", "--json")
+
     broken = tmp_path / "zoo" / "broken"
     broken.mkdir(parents=True)
     for file in (zoo / "tiny").iterdir():
         content = file.read_bytes()
         (broken / file.name).write_bytes(content[:-1] + b"\x00" if file.suffix == ".safetensors" else content)
-    good, bad = await asyncio.gather(
-        sdb(tmp_path / "a", zoo, "doctor", "--json", SDB_DEVICE="cpu", SDB_ENGINE="eager"),
-        sdb(tmp_path / "b", broken.parent, "doctor", "--json", SDB_DEVICE="cpu", SDB_REDIS_URL="redis://127.0.0.1:1"),
-    )
+    good = doctor(STATE_DIR=str(tmp_path / "a"), MODELS_DIR=str(zoo), DEVICE="cpu", ENGINE="eager")
     assert good.status == 0, good.out
     rows = {row["check"]: row for row in good.records}
     assert {"python", "settings", "secrets", "store", "device", "models", "model tiny"} <= rows.keys()
@@ -41,8 +53,47 @@ async def test_the_doctor_says_for_each_part_whether_the_server_would_start(tmp_
     assert "DEMO" in rows["model tiny"]["detail"]
     assert rows["model tiny"]["remedy"]
 
+    bad = doctor(STATE_DIR=str(tmp_path / "b"), MODELS_DIR=str(broken.parent), REDIS_URL="redis://127.0.0.1:1")
     assert (bad.status, bad.err) == (1, "")
     assert {row["check"] for row in bad.records if row["result"] == "fail"} == {"store", "model broken"}
+
+
+def test_the_doctor_finds_a_state_folder_that_is_none_and_goes_on(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "var").write_text("no folder")
+    monkeypatch.setenv("SDB_STATE_DIR", str(tmp_path / "var"))
+    monkeypatch.setenv("SDB_MODELS_DIR", str(zoo))
+    found = sdb_here("doctor", "--json")
+    results = {row["check"]: row["result"] for row in found.records}
+    assert (found.status, found.err) == (1, "")
+    assert {"secrets", "store", "permissions", "model tiny"} == {name for name, is_ in results.items() if is_ == "fail"}
+    assert results["device"] == "ok"
+
+
+def test_a_model_is_found_by_the_name_it_gives_itself_whatever_its_folder_is_called(tmp_path: Path, zoo: Path) -> None:
+    moved = tmp_path / "zoo" / "second-try"
+    shutil.copytree(zoo / "tiny", moved)
+    settings = Settings(models_dir=moved.parent)
+    assert find(settings, "tiny")[0] == find_or_folder(settings, "tiny") == moved
+    assert find_or_folder(settings, str(zoo / "tiny")) == zoo / "tiny"
+    with pytest.raises(UnknownModel, match="second-try"):
+        find(settings, "second-try")
+
+
+def test_distill_refuses_a_device_that_is_none_before_it_asks_and_pays_a_server() -> None:
+    asked = ("distill", "--model", "tiny", "--data", "images", "--out", "out", "--url", "http://127.0.0.1:1")
+    sdb_here(*asked, "--device", "abacus").assert_one_line("abacus")
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("a..b", "no host can be called so"), ("127.0.0.1", "SDB_PORT names another")]
+)
+def test_an_address_that_cannot_be_had_is_one_line(host: str, why: str) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        settings = Settings(host=host, port=other.getsockname()[1])
+        with pytest.raises(ConfigurationError, match=why):
+            listening(settings)
 
 
 @pytest.fixture

@@ -7,6 +7,14 @@ import pytest
 from tests.app.changing import KEYS, Json, patch, show
 from tests.conftest import Api
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
+
 
 async def tag_of(api: Api, key: Json) -> str:
     return (await api.client.get(f"{KEYS}/{key['id']}", headers=api.admin)).headers["etag"]

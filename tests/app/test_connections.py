@@ -1,6 +1,7 @@
 """Laws of connections: how many, how long, and that the end of a server is the end of none of its answers."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,10 +10,10 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from app.connections import Connection, Connections, Patience
+from app.connections import Connection, Connections, Patience, most_connections
 
 SHORT = Patience(headers_s=0.2, body_s=0.2, body_bytes_per_s=1000)
-SOON = 5.0
+SOON = 30.0  # seconds after which a test that waits has failed
 GET = b"GET / HTTP/1.1\r\nHost: box\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -71,6 +72,16 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 async def first(reader: asyncio.StreamReader) -> bytes:
     """The head of one answer without a body."""
     return await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_an_answer_leaves_in_one_piece_and_a_head_alone_leaves_too() -> None:
+    async with running() as server:
+        reader, writer = await server.connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 2\r\n\r\nok")
+        assert (await reader.read(2**16)).endswith(b"\r\n\r\nok")
+        writer.write(b"HEAD / HTTP/1.1\r\nHost: box\r\n\r\n")
+        assert (await first(reader)).startswith(b"HTTP/1.1 200")
+        writer.close()
 
 
 async def test_headers_that_do_not_end_are_refused() -> None:
@@ -159,3 +170,9 @@ async def test_a_draining_server_ends_each_connection_with_an_answer(early: bool
         writer.close()
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in received
+
+
+@pytest.mark.parametrize(("may", "most"), [(20_000, 4096), (256, 128), (64, 32), (1, 1)])
+def test_of_few_descriptors_half_are_for_callers(monkeypatch: pytest.MonkeyPatch, may: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (may, may))
+    assert most_connections(4096) == most

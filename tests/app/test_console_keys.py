@@ -6,8 +6,9 @@ from itertools import product
 
 import pytest
 
+from app.settings import Settings
 from tests.app.visitor import Visitor, admin, visitor
-from tests.conftest import Api, bearer
+from tests.conftest import Api, application, bearer
 
 NEW = "/console/keys/new"
 SENSELESS = (
@@ -38,6 +39,13 @@ STRANGE = (
     "/console/audit?target=%00",
 )
 HOSTILE = ['<script>alert("x")</script>', "\"'><img src=x onerror=alert(1)>", "\u202e{{ 7*7 }}", "عيادة"]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def shown(api: Api, key_id: str) -> dict[str, object]:
@@ -108,6 +116,12 @@ async def test_a_field_that_makes_no_sense_is_named_and_what_was_typed_stays(api
             assert f'<a href="#{field}">' in answer.text
             assert 'value="typed before"' in answer.text
     assert "typed before" not in await names(api)
+
+
+async def test_a_time_that_says_how_far_it_is_from_utc_is_believed(api: Api) -> None:
+    async with admin(api) as someone:
+        answer = await someone.send(NEW, typed={"name": "far", "expires_at": "2099-12-31T12:00+02:00"})
+    assert (await shown(api, issued(answer.text)[0]))["expires_at"] == "2099-12-31T10:00:00Z"
 
 
 async def test_half_a_character_is_no_obstacle(api: Api) -> None:
@@ -283,10 +297,10 @@ async def test_a_hostile_name_is_text_on_every_page(api: Api, name: str) -> None
         assert name in unescape(answer.text)
 
 
-async def test_the_list_is_searched_and_paged(api: Api) -> None:
-    for number in range(22):
-        await api.issue(name=f"lab {number}", metadata={"team": "un-even" if number % 2 else "even"})
-    async with admin(api) as someone:
+async def test_the_list_is_searched_and_paged(settings: Settings) -> None:
+    async with application(settings) as alone, admin(alone) as someone:
+        for number in range(22):
+            await alone.issue(name=f"lab {number}", metadata={"team": "un-even" if number % 2 else "even"})
         assert await listed(someone, "/console") == 20
         older = next(link for link in (await someone.page("/console")).links if "cursor=" in link)
         assert await listed(someone, older) == 3  # and the admin's own

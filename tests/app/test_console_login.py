@@ -6,12 +6,20 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from starlette.types import Message, Scope
 
 from app.console.login import ATTEMPTS
 from tests.app.visitor import Fields, Page, Visitor, admin, visitor
 from tests.conftest import Api, bearer
 
 SESSION = "sdb_session"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 def cookies(answer: httpx.Response) -> dict[str, Morsel[str]]:
@@ -35,6 +43,28 @@ async def test_an_admin_lands_on_the_keys_and_a_client_on_its_own_page(api: Api)
         assert (await other.log_in(client_key["api_key"])).headers["location"] == "/console/me"
         assert (await one.client.get("/console")).status_code == 200
         assert (await other.client.get("/console/me")).status_code == 200
+
+
+async def test_an_address_that_is_no_text_leads_to_the_login_too(api: Api) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    for path in ("/console", "/console/login"):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "query_string": b"next=\xff",
+            "headers": [],
+        }
+        await api.app(scope, receive, send)
+        assert sent[0]["status"] < 400
 
 
 async def test_no_page_but_the_login_opens_without_a_session(api: Api) -> None:
@@ -197,4 +227,5 @@ async def test_who_logged_in_and_from_where_a_login_was_refused_is_in_the_audit_
         ("session.refuse", "console", "console"),
     ]
     assert all(entry["address"] and entry["request_id"] for entry in log[:2])
-    assert [entry["action"] for entry in log].count("session.refuse") == 1, "once a minute"
+    of_this_address = [entry["action"] for entry in log if entry["address"] == log[0]["address"]]
+    assert of_this_address.count("session.refuse") == 1, "once a minute"

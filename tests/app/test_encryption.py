@@ -10,24 +10,30 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from PIL import Image
 from sdb_client.sealed import MEDIA_TYPE, seal
 from sdb_client.transforms import Transform
 
-from app.main import create_app
-from app.settings import Settings
 from app.state import DEMO_SECRET
 from keys.material import to_text, write_private
 from models import bundles
 from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
 from models.key_stream import fingerprint
 from models.lock import lock_transform
-from tests.conftest import CLASSES, SECRET, Api, bearer, encode, smooth_images
+from tests.conftest import CLASSES, SECRET, Api, application, bearer, encode, settings_in, smooth_images
 
 PREDICT = "/v1/models/tiny/predict"
 SEALED = {"scheme": "sealed"}
 REFUSED = "undecryptable-image"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 def picture(seed: int = 3, side: int = 48) -> np.ndarray:
@@ -255,8 +261,8 @@ async def test_a_pixel_image_that_cannot_be_one_is_refused(api: Api) -> None:
     assert found == {reason: code for reason, (_, _, code) in cases.items()}
 
 
-@pytest.fixture
-def locked_zoo(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def locked_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One bundle, "tiny", locked and untrained: its answers to transformed images are whatever they are."""
     manifest = Manifest(
         name="tiny",
@@ -269,19 +275,16 @@ def locked_zoo(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     box = bundles.assemble(manifest, SECRET)
     box.release.calibrate(smooth_images(512))
-    bundles.save(tmp_path / "locked" / "tiny", manifest, box.state_dict())
-    write_private(tmp_path / "locked" / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
-    return tmp_path / "locked"
+    folder = tmp_path_factory.mktemp("locked")
+    bundles.save(folder / "tiny", manifest, box.state_dict())
+    write_private(folder / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
+    return folder
 
 
-@pytest.fixture
-async def locked(tmp_path: Path, locked_zoo: Path) -> AsyncIterator[Api]:
-    settings = Settings(state_dir=tmp_path / "state", models_dir=locked_zoo, device="cpu", engine="eager")
-    app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-            yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def locked(tmp_path_factory: pytest.TempPathFactory, locked_zoo: Path) -> AsyncIterator[Api]:
+    async with application(settings_in(tmp_path_factory.mktemp("locked-api"), locked_zoo)) as api:
+        yield api
 
 
 async def test_unlock_and_the_models_key_give_the_same_answer_and_nothing_else_does(locked: Api) -> None:

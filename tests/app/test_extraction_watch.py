@@ -35,7 +35,7 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path, zoo: Path) -> Path:
         allowance=0.2,
         threshold=6.0,
     )
-    (folder / "tiny" / FILE).write_text(reference.model_dump_json())
+    reference.save(folder / "tiny")
     return folder
 
 
@@ -137,8 +137,16 @@ async def test_a_customer_is_not_suspected_and_views_do_not_count(watched: Path,
 
 
 async def test_a_model_that_nobody_calibrated_is_not_served_under_a_watch(zoo: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"SDB_WATCH=alarm: .*watch.json cannot be used .* `sdb watch`"):
+    with pytest.raises(ConfigurationError, match=r"SDB_WATCH=alarm: .*watch\.json is not among .* `sdb watch"):
         async with serving(zoo, tmp_path / "var", "alarm"):
+            pass
+
+
+async def test_a_calibration_that_was_changed_afterwards_stops_the_start_by_name(watched: Path, tmp_path: Path) -> None:
+    path = watched / "tiny" / FILE
+    path.write_bytes(path.read_bytes().replace(b'"threshold":6.0', b'"threshold":6e9'))
+    with pytest.raises(ConfigurationError, match=r"SDB_WATCH=alarm: .*watch\.json differs from the sha256"):
+        async with serving(watched, tmp_path / "var", "alarm"):
             pass
 
 

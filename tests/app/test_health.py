@@ -9,7 +9,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from keys.embedded import EmbeddedStore
-from tests.conftest import Api, bearer
+from tests.conftest import Api, application, bearer
 
 NO_STORE = "redis://127.0.0.1:1"  # nothing listens on port 1
 
@@ -24,11 +24,8 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
 @pytest.fixture
 async def outside(settings: Settings, store: EmbeddedStore) -> AsyncIterator[Api]:
     """The application on that store."""
-    app = create_app(settings.model_copy(update={"redis_url": type(settings.redis_url)(store.url)}))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-            yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+    async with application(settings.model_copy(update={"redis_url": type(settings.redis_url)(store.url)})) as api:
+        yield api
 
 
 async def test_a_started_server_is_alive_and_ready(api: Api) -> None:

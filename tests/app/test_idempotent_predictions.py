@@ -11,6 +11,13 @@ from keys.material import from_text
 from tests.conftest import Api, bearer, encode, smooth_images
 
 PREDICT = "/v1/models/tiny/predict"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def ask(api: Api, key: dict[str, str], body: bytes, name: str, **more: str) -> httpx.Response:

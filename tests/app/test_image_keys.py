@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 from sdb_client.sealed import seal, unseal
 
-from app.key_schemas import ChangeKey, CreateImageKey, CreateKey, Rotation, TopUp
-from app.main import create_app
-from app.settings import Settings
 from tests.conftest import Api, bearer
 
 KEYS = "/admin/v1/keys"
@@ -20,6 +17,13 @@ SEALED = {"scheme": "sealed"}
 PIXEL = {"scheme": "pixel", "transform": "shf", "block": 4}
 FIELDS = {"kid", "scheme", "transform", "block", "created_at", "state", "ends_at"}
 Json = dict[str, Any]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def holder(api: Api, image_key: Json | None = SEALED) -> Json:
@@ -190,47 +194,3 @@ async def test_what_does_not_exist_is_neither_listed_nor_retired_nor_issued_to(a
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid-request")
     for owner in (key, other):
         assert [image_key["state"] for image_key in await listed(api, owner)] == ["active"]
-
-
-# --- the document
-
-
-@pytest.fixture
-def document(settings: Settings) -> Json:
-    """The OpenAPI document; no server runs for it."""
-    found: Json = create_app(settings).openapi()
-    return found
-
-
-def test_the_document_says_what_may_go_wrong_with_an_image_key(document: Json) -> None:
-    refusals = {
-        ("post", f"{KEYS}/{{key_id}}/image-keys"): {"400", "401", "403", "404", "413", "422", "503"},
-        ("get", f"{KEYS}/{{key_id}}/image-keys"): {"401", "403", "404", "503"},
-        ("delete", f"{KEYS}/{{key_id}}/image-keys/{{kid}}"): {"400", "401", "403", "404", "422", "503"},
-    }
-    for (method, path), statuses in refusals.items():
-        operation = document["paths"][path][method]
-        documented = {
-            status
-            for status, answer in operation["responses"].items()
-            if "application/problem+json" in answer.get("content", {}) and status.isdecimal()
-        }
-        assert documented == statuses, (method, path)
-        assert operation["description"]
-
-
-def test_only_answers_to_a_post_may_hold_a_secret(document: Json) -> None:
-    schemas = document["components"]["schemas"]
-    holding = {name for name, schema in schemas.items() if {"secret", "api_key"} & set(schema.get("properties", {}))}
-    assert holding == {"NewKey", "NewImageKey", "RotatedKey"}
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            if method != "post":
-                assert not re.search(r"schemas/(New(Image)?Key|RotatedKey)\b", json.dumps(operation)), (method, path)
-
-
-def test_the_examples_of_the_document_are_accepted(document: Json) -> None:
-    for model in (CreateKey, ChangeKey, CreateImageKey, Rotation, TopUp):
-        examples = document["components"]["schemas"][model.__name__]["examples"]
-        assert examples
-        assert all(model.model_validate(example) for example in examples)

@@ -16,6 +16,13 @@ INACTIVE = b'{"active":false}'
 Auth = tuple[str, str]
 Who = Auth | dict[str, str]
 NOBODY: Who = {}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def ask(api: Api, token: str, who: Who = NOBODY) -> httpx.Response:

@@ -6,6 +6,13 @@ from tests.app.changing import KEYS, SELF, Json, change, patch, show, without_se
 from tests.conftest import Api, bearer
 
 PREDICT = "/v1/models/tiny/predict"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 # --- patch

@@ -139,7 +139,8 @@ async def test_people_read_what_is_left_and_when_it_ends(api: Api, keys: Command
     listed = (await keys("list")).out
     assert key["id"] in listed
     assert (await keys("usage", key["id"])).out.count("served") == 1
-    assert (await keys("list", "--search", "nothing such")).out == ""
+    nothing = await keys("list", "--search", "nothing such")
+    assert (nothing.out, nothing.err) == ("", "none\n")
 
 
 async def test_a_name_can_neither_command_the_terminal_nor_the_table(api: Api, keys: Command) -> None:
@@ -185,6 +186,15 @@ def test_what_cannot_be_is_one_line_and_makes_no_key(
     assert not (tmp_path / "var" / "store").exists() or sdb_here("keys", "list", "--json").records == []
 
 
+def test_who_lists_the_keys_of_a_store_that_no_server_has_used_is_told_how_to_name_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDB_STATE_DIR", str(tmp_path / "var"))
+    listed = sdb_here("keys", "list", "--json")
+    assert (listed.status, listed.records) == (0, [])
+    assert "SDB_STATE_DIR" in listed.err
+
+
 async def test_without_a_server_keys_outlive_the_command_that_made_them(tmp_path: Path, zoo: Path) -> None:
     var = tmp_path / "var"
     created = await sdb(var, zoo, "keys", "create", "--name", "boss", "--admin", "--json")
@@ -222,15 +232,22 @@ async def test_image_keys_are_looked_after_beside_a_running_server(api: Api, key
     assert (retired["kid"], retired["state"]) == (second["kid"], "retired")
 
 
-async def test_after_a_rewrap_the_new_master_key_alone_opens_everything(tmp_path: Path, zoo: Path) -> None:
+def test_after_a_rewrap_the_new_master_key_alone_opens_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     var, (old, new) = tmp_path / "var", (to_text(hashlib.sha256(name).digest()) for name in (b"old", b"new"))
     state = State(Settings(state_dir=var, master_key=SecretStr(old)))
     secret = state.new_model_secret("tiny")
-    options = ("--name", "clinic", "--scope", "decrypt", "--image-key", "sealed", "--json")
-    key = (await sdb(var, zoo, "keys", "create", *options, SDB_MASTER_KEY=old)).record
-    assert (await sdb(var, zoo, "keys", "new-tracing-secret", "--json", SDB_MASTER_KEY=old)).record == {"generation": 1}
+    monkeypatch.setenv("SDB_STATE_DIR", str(var))
 
-    too_early = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=new)
+    def keys(ring: str, *arguments: str) -> Outcome:
+        monkeypatch.setenv("SDB_MASTER_KEY", ring)
+        return sdb_here("keys", *arguments, "--json")
+
+    key = keys(old, "create", "--name", "clinic", "--scope", "decrypt", "--image-key", "sealed").record
+    assert keys(old, "new-tracing-secret").record == {"generation": 1}
+
+    too_early = keys(new, "rewrap")
     assert too_early.status == 1
     assert "SDB_MASTER_KEY" in too_early.err
     assert too_early.record["model_secrets"]["unreadable"] == ["model-secret/tiny"]
@@ -240,7 +257,7 @@ async def test_after_a_rewrap_the_new_master_key_alone_opens_everything(tmp_path
     done = {"resealed": 1, "current": 0, "unreadable": []}
     again = {"resealed": 0, "current": 1, "unreadable": []}
     for ring, tally in ((f"{new},{old}", done), (f"{new},{old}", again), (new, again)):
-        rewrapped = await sdb(var, zoo, "keys", "rewrap", "--json", SDB_MASTER_KEY=ring)
+        rewrapped = keys(ring, "rewrap")
         assert (rewrapped.status, rewrapped.err) == (0, "")
         assert rewrapped.record == {
             "model_secrets": tally,
@@ -257,6 +274,6 @@ async def test_keys_are_looked_after_without_torch(tmp_path: Path) -> None:
         sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "list", "--json"),
         sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "show"),
     )
-    assert (listed.status, listed.out, listed.err) == (0, "[]\n", "")
+    assert (listed.status, listed.out, listed.err.count("\n")) == (0, "[]\n", 1), "the store is new, and that is said"
     assert unknown.status == 2
     (await sdb_without(f"{EXTRA},torch,numpy", tmp_path, "keys", "show", "key_none")).assert_one_line("key_none")

@@ -243,6 +243,8 @@ def test_a_lock_that_cannot_be_made_is_refused_in_one_line(
     [
         (f"lock {SMALL} --out zoo/x --mean 0 0 0", "go with --match or --stem"),
         (f"lock {STEM} --out zoo/x --match", "trains nothing"),
+        (f"lock {SMALL} --out zoo/X", "'X': small letters"),
+        (f"wrap {SMALL} --out zoo/x --name a/b", "'a/b': small letters"),
         (f"lock {STEM} --out zoo/x --transform shf-each", "undo the steps shf, np only"),
         ("wrap --data shades --out zoo/x", "--arch and --weights are needed"),
         ("wrap --locked zoo --arch plain_cnn --data shades --out zoo/x", "--locked brings"),

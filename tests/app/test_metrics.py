@@ -117,6 +117,15 @@ async def test_by_default_who_is_on_this_machine_may_read_and_an_admin(settings:
         assert (await there.client.get("/metrics", headers=there.admin)).status_code == 200
 
 
+async def test_whoever_a_trusted_proxy_passed_on_is_not_of_this_machine_whatever_it_calls_the_caller(
+    settings: Settings,
+) -> None:
+    behind = Settings.model_validate(settings.model_dump() | {"trusted_proxies": "127.0.0.1"})
+    async with asking(behind) as there:
+        for name in ("127.0.0.1", "unknown", "203.0.113.7:4711", "_hidden"):
+            assert (await there.client.get("/metrics", headers={"X-Forwarded-For": name})).status_code == 401
+
+
 async def test_who_has_the_token_may_read_from_anywhere_and_do_nothing_else(settings: Settings) -> None:
     given = settings.model_copy(update={"metrics": "admin", "metrics_token": SecretStr(TOKEN)})
     async with asking(given, "192.0.2.1") as there:

@@ -3,15 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
+from app.key_schemas import ChangeKey, CreateImageKey, CreateKey, Rotation, TopUp
 from app.main import create_app
 from app.schemas import Problem
 from app.settings import Settings
-from tests.conftest import Api, bearer
+from tests.conftest import Api, bearer, settings_in
 
 V2 = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 OPEN = {
@@ -64,10 +66,11 @@ CREATES = {("post", "/admin/v1/keys"), ("post", "/admin/v1/keys/{key_id}/image-k
 Json = dict[str, Any]
 
 
-@pytest.fixture
-def document(settings: Settings) -> Json:
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Json:
     """The OpenAPI document of the shipped application; no server runs for it."""
-    parsed: Json = json.loads(json.dumps(create_app(settings).openapi(), allow_nan=False))
+    app = create_app(settings_in(tmp_path_factory.mktemp("document"), zoo))
+    parsed: Json = json.loads(json.dumps(app.openapi(), allow_nan=False))
     return parsed
 
 
@@ -176,6 +179,22 @@ def test_every_refusal_has_an_example_of_each_of_its_codes(document: Json) -> No
 
 def test_no_refusal_is_documented_in_a_shape_that_is_never_sent(document: Json) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_only_answers_to_a_post_may_hold_a_secret(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    holding = {name for name, schema in schemas.items() if {"secret", "api_key"} & set(schema.get("properties", {}))}
+    assert holding == {"NewKey", "NewImageKey", "RotatedKey"}
+    for (method, path), operation in operations(document).items():
+        if method != "post":
+            assert not re.search(r"schemas/(New(Image)?Key|RotatedKey)\b", json.dumps(operation)), (method, path)
+
+
+def test_the_examples_of_the_document_are_accepted(document: Json) -> None:
+    for model in (CreateKey, ChangeKey, CreateImageKey, Rotation, TopUp):
+        examples = document["components"]["schemas"][model.__name__]["examples"]
+        assert examples
+        assert all(model.model_validate(example) for example in examples)
 
 
 async def test_the_document_and_its_pages_are_served_to_everybody(api: Api, document: Json) -> None:

@@ -19,19 +19,25 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.main import create_app
 from app.settings import Settings
 from app.state import State
 from keys.material import Keyring
 from keys.tokens import TokenMint
 from models.views import View, seen
-from tests.conftest import CLASSES, Api, bearer, encode, smooth_images
+from tests.conftest import CLASSES, Api, application, bearer, encode, smooth_images
 
 PREDICT = "/v1/models/tiny/predict"
 FIELDS = {"type", "title", "status", "detail", "instance", "code", "request_id", "error"}
 POLICIES = {"violated-policies"}
 Answer = dict[str, Any]
 Parts = list[tuple[str, tuple[str, bytes, str]]]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 class Request(TypedDict, total=False):
@@ -356,12 +362,10 @@ async def test_an_unknown_model_is_the_same_404_for_everybody(api: Api, photo: b
             assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_presented_credential_that_is_not_valid_is_never_taken_for_none(
-    api: Api, settings: Settings, photo: bytes
-) -> None:
+async def test_a_presented_credential_that_is_not_valid_is_never_taken_for_none(api: Api, photo: bytes) -> None:
     key = await api.issue()
     api_key, token = key["api_key"], await api.token(key)
-    ring = State(settings).token_keys
+    ring = State(api.app.state.services.settings).token_keys
     header, payload = unpacked(token)
     (secret,) = ring
     assert (await api.client.post(PREDICT, content=photo, headers=bearer(jwt(header, payload, secret)))).json()[
@@ -435,17 +439,11 @@ async def test_a_key_ends_when_it_expires(api: Api, photo: bytes) -> None:
 
 
 async def test_without_anonymous_callers_a_credential_is_required(settings: Settings, photo: bytes) -> None:
-    app = create_app(settings.model_copy(update={"anonymous": False}))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://box") as client,
-    ):
-        api = Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
-        assert_refused(await client.post(PREDICT, content=photo), 401, "invalid-credential")
-        assert_refused(await client.get("/v1/models"), 401, "invalid-credential")
+    async with application(settings.model_copy(update={"anonymous": False})) as api:
+        assert_refused(await api.client.post(PREDICT, content=photo), 401, "invalid-credential")
+        assert_refused(await api.client.get("/v1/models"), 401, "invalid-credential")
         key = await api.issue(scopes=["predict"])
-        assert (await client.post(PREDICT, content=photo, headers=bearer(key["api_key"]))).status_code == 200
+        assert (await api.client.post(PREDICT, content=photo, headers=bearer(key["api_key"]))).status_code == 200
 
 
 def unfolding_to(width: int, height: int) -> bytes:
@@ -557,13 +555,11 @@ async def test_no_declared_character_set_breaks_a_form(api: Api, photo: bytes) -
 
 async def test_the_images_of_a_request_share_a_limit_of_pixels(settings: Settings) -> None:
     """A bomb in many small pieces is a bomb; four times one image's limit is what a request may unfold to."""
-    app = create_app(settings.model_copy(update={"max_image_pixels": 64 * 64}))
     piece = encode(np.zeros((64, 64, 3), np.uint8))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-            assert (await client.post(PREDICT, files=as_form(*[piece] * 4))).status_code == 200
-            assert_refused(await client.post(PREDICT, files=as_form(*[piece] * 5)), 422, "undecodable-image")
+    async with application(settings.model_copy(update={"max_image_pixels": 64 * 64})) as api:
+        assert (await api.client.post(PREDICT, files=as_form(*[piece] * 4))).status_code == 200
+        refused = await api.client.post(PREDICT, files=as_form(*[piece] * 5))
+        assert_refused(refused, 422, "undecodable-image")
 
 
 async def test_a_body_over_the_limit_is_refused_by_every_door(api: Api, settings: Settings) -> None:

@@ -2,20 +2,28 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from app.errors import ModelFailed
+from app.hosting import Rows
 from app.settings import SettingsError
 from keys.errors import ConfigurationError
 from keys.material import to_text, write_private
-from models.bundles import BundleError
+from models.bundles import BundleError, load_manifest
 from tests.conftest import SECRET as MODEL_SECRET
 from tests.keys.conftest import MASTER, SIGNING
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 with warnings.catch_warnings(action="ignore"):  # of Ray's own modules, about themselves
+    from ray.exceptions import RayTaskError
+
     from app.ray import build
+    from app.replicas import ReplicatedModel
 
 Arguments = dict[str, str]
 PASSWORD = "hunter2-hunter2"
@@ -77,6 +85,22 @@ def test_ray_is_given_no_secret(arguments: Arguments) -> None:
         assert secret not in given
         assert to_text(secret).encode() not in given
     assert PASSWORD.encode() not in given
+
+
+class Broken:
+    """The handle of a replica whose model breaks off, as Ray tells of it."""
+
+    async def remote(self, rows: Rows) -> None:
+        error: Any = RayTaskError  # which has no types
+        raise error("answer", "File /srv/replica.py", ModelFailed(f"{len(rows)} rows")).as_instanceof_cause()
+
+
+async def test_a_replica_whose_model_breaks_off_tells_callers_nothing_of_itself(zoo: Path) -> None:
+    handle: Any = SimpleNamespace(answer=Broken())
+    model = ReplicatedModel(load_manifest(zoo / "tiny"), handle)
+    with pytest.raises(ModelFailed) as failure:
+        await model.submit(Rows(np.zeros((1, 32, 32, 3), np.uint8), keyed=False))
+    assert str(failure.value) == "the model failed; the log of its replica says how"
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,17 @@
 """Two servers on one store are one: what an admin changes at one is in force at the other with the next request."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.main import create_app
 from app.settings import Settings
 from keys.embedded import EmbeddedStore
 from tests.app.changing import change, patch, show
-from tests.conftest import Api, bearer
+from tests.conftest import Api, application, bearer
 
 PREDICT = "/v1/models/tiny/predict"
-
-
-@asynccontextmanager
-async def replica(settings: Settings, stack: AsyncExitStack) -> AsyncIterator[Api]:
-    app = create_app(settings)
-    await stack.enter_async_context(app.router.lifespan_context(app))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-        yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
 
 
 @pytest.fixture
@@ -31,9 +19,8 @@ async def replicas(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Ap
     """Two servers with the same secrets on one store."""
     with EmbeddedStore(tmp_path / "shared") as store:
         shared = settings.model_copy(update={"redis_url": SecretStr(store.url)})
-        async with AsyncExitStack() as stack:
-            one = await stack.enter_async_context(replica(shared, stack))
-            yield one, await stack.enter_async_context(replica(shared, stack))
+        async with application(shared) as one, application(shared) as other:
+            yield one, other
 
 
 async def test_every_change_is_in_force_on_the_next_request_of_another_replica(

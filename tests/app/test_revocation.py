@@ -10,6 +10,13 @@ from tests.conftest import Api, bearer
 
 REVOKE = "/oauth2/revoke"
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def revoke(api: Api, token: str, who: Who = NOBODY) -> httpx.Response:

@@ -84,6 +84,8 @@ def test_an_unknown_variable_is_refused_by_name(variable: str) -> None:
         ("SDB_TOKEN_LIFETIME_S", "1"),
         ("SDB_ANONYMOUS", "maybe"),
         ("SDB_LOG_FORMAT", "xml"),
+        ("SDB_TRUSTED_PROXIES", "127.0.0.1 nowhere"),
+        ("SDB_BUNDLE_SIGNERS", "short"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_line_that_names_its_variable(variable: str, value: str) -> None:
@@ -121,6 +123,13 @@ def test_an_empty_secret_file_is_not_taken_for_no_secret(tmp_path: Path) -> None
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(SettingsError, match="SDB_MASTER_KEY"):
         Settings.from_environment({"SDB_MASTER_KEY_FILE": str(tmp_path / "empty")})
+
+
+def test_strangers_are_limited_unless_the_server_itself_listens_on_loopback() -> None:
+    assert Settings().anonymous_rate is None
+    for exposed in ({"host": "0.0.0.0"}, {"fd": 3}):  # noqa: S104 - nothing listens
+        assert Settings.model_validate(exposed).anonymous_rate is not None
+        assert Settings.model_validate({**exposed, "anonymous_per_minute": 0}).anonymous_rate is None
 
 
 def test_a_repr_shows_no_secret() -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from app.metrics import families
+from app.metrics.families import REPLACES
 from app.metrics.recorder import Metrics
 from app.metrics.share import Share
 from app.metrics.tallies import SIZE, UNREAD, Tallies
@@ -94,3 +95,16 @@ def test_how_it_was_with_a_process_that_has_ended_is_not_told_but_what_it_counte
         killed.sample(families.HEARTBEAT, (), lambda: time.time() - 60)
         killed.refresh()
     assert seen(other).value("sdb_worker_starts_total", worker="0") == 3
+
+
+def test_who_takes_the_place_of_another_counts_why() -> None:
+    """Who has gone cannot; and each reason is there from the first, or its first increase would not be seen."""
+    blocks = [block(), block()]
+    first = Metrics(Share(blocks, 0))
+    assert [seen(first).value("sdb_workers_replaced_total", reason=reason) for reason in REPLACES] == [0, 0, 0]
+    Metrics(Share(blocks, 0, "hung"))
+    Metrics(Share(blocks, 1, "renewed"))
+    Metrics(Share(blocks, 1, "renewed"))
+    now = seen(first)
+    counts = {reason: now.value("sdb_workers_replaced_total", reason=reason) for reason in REPLACES}
+    assert counts == {"ended": 0, "hung": 1, "renewed": 2}

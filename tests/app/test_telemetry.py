@@ -6,16 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import SecretStr
 
-from app.main import create_app
 from app.settings import Settings
 from keys.errors import ConfigurationError
-from tests.conftest import Api, bearer
+from tests.conftest import Api, application, bearer
 
 URL, ROUTE = "/v1/models/tiny/predict", "/v1/models/{model}/predict"
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -69,11 +67,8 @@ def collector() -> Iterator[Collector]:
 @asynccontextmanager
 async def traced(settings: Settings, collector: Collector, **more: object) -> AsyncIterator[Api]:
     """The application that sends its traces there; all are sent when it has ended."""
-    app = create_app(settings.model_copy(update={"otlp_endpoint": collector.url, **more}))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-            yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+    async with application(settings.model_copy(update={"otlp_endpoint": collector.url, **more})) as api:
+        yield api
 
 
 def attributes(span: Span) -> dict[str, str | int]:

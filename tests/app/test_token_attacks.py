@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
-from app.main import create_app
 from app.settings import Settings
 from app.state import State
 from keys.embedded import EmbeddedStore
@@ -16,7 +14,7 @@ from keys.material import to_text
 from keys.records import Act
 from tests.app.test_introspection import INTROSPECT, pair
 from tests.app.test_revocation import REVOKE
-from tests.conftest import Api
+from tests.conftest import Api, application
 from tests.forgery import ATTACKS, Forger
 
 SELF = "/v1/keys/self"
@@ -75,15 +73,13 @@ def replica(shared: str, tmp_path: Path, zoo: Path) -> Replica:
                 "redis_url": shared,
                 "models_dir": zoo,
                 "device": "cpu",
+                "engine": "eager",
                 "master_key": to_text(MASTER),
                 "token_keys": ",".join(map(to_text, token_keys)),
             }
         )
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
-                yield Api(client, app, (settings.state_dir / "admin.key").read_text().strip())
+        async with application(settings) as api:
+            yield api
 
     return start
 

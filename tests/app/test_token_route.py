@@ -6,12 +6,20 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import Api, bearer
 
 TOKEN = "/oauth2/token"
 GRANT = {"grant_type": "client_credentials"}
 Json = dict[str, Any]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 def basic(text: str) -> dict[str, str]:

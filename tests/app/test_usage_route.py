@@ -9,6 +9,13 @@ from tests.conftest import Api, bearer
 
 KEYS, PREDICT = "/admin/v1/keys", "/v1/models/tiny/predict"
 Json = dict[str, Any]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def api(shared_api: Api) -> Api:
+    """One for all: each test has keys of its own."""
+    return shared_api
 
 
 async def usage(api: Api, key: Json, **query: str) -> Json:

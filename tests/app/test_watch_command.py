@@ -7,7 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from app.cli import app
-from models.watch import FILE, WatchError
+from models.data import DataError
+from models.watch import FILE
 from tests.conftest import CLASSES, smooth_images
 
 
@@ -19,6 +20,6 @@ def test_images_of_other_classes_calibrate_nothing(zoo: Path, tmp_path: Path, mo
     monkeypatch.setenv("SDB_STATE_DIR", str(tmp_path / "var"))
     done = CliRunner().invoke(app, ["watch", "calibrate", "--model", "tiny", "--data", str(tmp_path / "data")])
     assert done.exit_code == 1
-    assert isinstance(done.exception, WatchError)
-    assert "other classes" in str(done.exception)
+    assert isinstance(done.exception, DataError)
+    assert "missing: bird" in str(done.exception)
     assert not (zoo / "tiny" / FILE).exists()

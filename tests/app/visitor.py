@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from ipaddress import ip_address
+from itertools import count
 
 import httpx
 from fastapi import FastAPI
@@ -11,6 +13,7 @@ from fastapi import FastAPI
 from tests.conftest import Api
 
 Fields = dict[str, str | list[str]]
+VISITORS = count(1)
 
 
 @dataclass
@@ -97,8 +100,9 @@ class Visitor:
 
 @asynccontextmanager
 async def visitor(app: FastAPI, url: str = "http://box") -> AsyncIterator[Visitor]:
-    """A new visitor without cookies."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    """A new visitor without cookies, at an address where nobody has tried to log in yet."""
+    address = str(ip_address("10.0.0.0") + next(VISITORS))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
     async with httpx.AsyncClient(transport=transport, base_url=url) as client:
         yield Visitor(client)
 

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
+from benchmarks.latencies import Result
 from benchmarks.load import Load, run
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -48,6 +50,12 @@ async def _ended(listening: asyncio.Server) -> None:
     await asyncio.sleep(0.05)
 
 
+def side_by_side(*loads: Load) -> list[Result]:
+    """What becomes of each; they mostly wait."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda load: run(load, [REQUEST]), loads))
+
+
 async def good(_number: int) -> bytes:
     return GOOD
 
@@ -81,17 +89,20 @@ def test_a_stall_is_in_the_latency_of_everything_that_was_due_meanwhile() -> Non
             await asyncio.sleep(0.5)
         return GOOD
 
-    with server(stall_once) as (port, _):
-        scheduled = run(Load(port, connections=1, seconds=1.0, warm_up_s=0, rate=100), [REQUEST])
-    with server(stall_once) as (port, _):
-        closed = run(Load(port, connections=1, seconds=1.0, warm_up_s=0), [REQUEST])
+    with server(stall_once) as (port, _), server(stall_once) as (other, _):
+        scheduled, closed = side_by_side(
+            Load(port, connections=1, seconds=1.0, warm_up_s=0, rate=100),
+            Load(other, connections=1, seconds=1.0, warm_up_s=0),
+        )
     assert scheduled.p90_ms > 200, "half of all requests were due while nobody answered"
     assert closed.p90_ms < scheduled.p90_ms / 2, "a closed loop sends nothing meanwhile: only one of many is late"
 
 
 def test_a_schedule_keeps_its_rate_whether_due_evenly_or_at_random() -> None:
     with server(good) as (port, _):
-        even = run(Load(port, connections=8, seconds=1.0, warm_up_s=0.1, rate=100), [REQUEST])
-        random = run(Load(port, connections=8, seconds=1.0, warm_up_s=0.1, rate=100, arrivals="poisson"), [REQUEST])
+        even, random = side_by_side(
+            Load(port, connections=8, seconds=1.0, warm_up_s=0.1, rate=100),
+            Load(port, connections=8, seconds=1.0, warm_up_s=0.1, rate=100, arrivals="poisson"),
+        )
     assert even.per_second == pytest.approx(100, abs=10)
     assert random.per_second == pytest.approx(100, abs=40)

@@ -25,7 +25,10 @@ def _sleepers(mark: str) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("sleep") is None, reason="no `sleep` here")
-def test_a_process_that_detached_itself_is_weighed_and_ended_too(tmp_path: Path) -> None:
+def test_a_process_that_detached_itself_is_weighed_and_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.serving.processes.ORPHANS_S", 0.2)  # this one would not end by itself
     with running([sys.executable, "-c", DETACHED], 1, tmp_path, {}, tmp_path / "log") as process:
         give_up = time.monotonic() + 20
         while process.memory().processes < 2 and time.monotonic() < give_up:

@@ -72,6 +72,7 @@ ENTRY = {
     "seal": "s",
 }
 ID = "/admin/v1/keys/key_1"
+DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
 
 
 def inference(dtype: str = "<f4") -> httpx.Response:
@@ -259,8 +260,10 @@ def test_files_go_to_infer_as_elements_of_a_tensor_and_a_version_in_the_path() -
     [
         (lambda c: c.models.get("m"), httpx.Response(200, content=b"<html>"), "ModelCard"),
         (lambda c: c.models.get("m"), httpx.Response(200, content=b'{"name": "\xff"}'), "ModelCard"),
+        (lambda c: c.models.get("m"), httpx.Response(200, content=DEEP), "ModelCard"),
         (lambda c: c.models.get("m"), answer({**CARD, "input": {"height": 32}}), r"`width` - at `\$.input`"),
         (lambda c: c.infer("m", [b"1"]), answer({}), "lacks the header"),
+        (lambda c: c.infer("m", [b"1"]), answer({}, Inference_Header_Content_Length="9" * 5000), "lacks the header"),
         (lambda c: c.infer("m", [b"1"] * 3), inference(), "no probabilities"),
         (lambda c: c.infer("m", [b"1"] * 2, outputs=["logits"]), inference(), "of 2 images"),
         (
@@ -305,6 +308,7 @@ def test_a_refusal_is_the_error_of_its_code(asking: Asking, code: str) -> None:
     [
         (httpx.Response(502, content=b"<html>", headers={"X-Request-ID": "p"}), "status 502: Bad Gateway (request p)"),
         (answer(["no object"], 404), "status 404: Not Found"),
+        (httpx.Response(404, content=DEEP), "status 404: Not Found"),
         (answer({"code": 7, "detail": {}}, 418), "status 418: I'm a teapot"),
         (answer({"code": "brand-new", "detail": "it is new"}, 422), "brand-new: it is new"),
         (httpx.Response(307, headers={"Location": "http://elsewhere"}), "status 307: Temporary Redirect"),
@@ -334,6 +338,15 @@ def test_no_repr_and_no_message_holds_a_secret() -> None:
     for text in shown:
         assert API_KEY not in text
         assert SECRET not in text
+
+
+@pytest.mark.parametrize("url", ["http://me:password@box", "http://password@box/path"])
+def test_no_other_credential_may_stand_in_the_address(url: str) -> None:
+    """It would be sent instead of the API key, and be in every repr and message."""
+    with pytest.raises(errors.SdbError, match="base URL") as caught:
+        Client(API_KEY, url)
+    assert "password@" not in str(caught.value)
+    assert repr(Client(API_KEY, "http://box/a@b")) == "Client('http://box/a@b')"
 
 
 def test_an_image_key_of_a_description_without_secret_is_refused() -> None:

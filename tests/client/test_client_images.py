@@ -67,6 +67,23 @@ def test_files_go_as_they_are_and_pixels_without_loss(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded(encoded(palette)), np.asarray(palette.convert("RGB")))
 
 
+def test_a_picture_is_sent_as_the_server_would_see_its_file(tmp_path: Path) -> None:
+    """Or a phone's photo lay on its side, and of 16-bit grey all but the darkest was white."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED
+    Image.fromarray(photo()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(photo()[..., 0].astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    for name in ("turned.png", "deep.png"):
+        with Image.open(tmp_path / name) as picture:
+            np.testing.assert_array_equal(decoded(encoded(picture)), pixels(tmp_path / name))
+
+
+def test_a_picture_that_cannot_be_read_is_said_to_be_none() -> None:
+    half = encode(photo(), "PNG")[:-200]
+    with pytest.raises(InvalidImage, match="cannot be read"):
+        encoded(Image.open(io.BytesIO(half)))
+
+
 @pytest.mark.parametrize("image", [7, None, object(), np.zeros((2, 2, 3), np.float32), "no/such/file.png"])
 def test_what_is_no_image_is_said_to_be_none(image: Any) -> None:  # noqa: ANN401
     with pytest.raises(InvalidImage):

@@ -136,12 +136,15 @@ def test_the_server_decides_how_long_we_wait() -> None:
 
 
 @pytest.mark.parametrize("asking", BOTH)
-def test_silence_has_errors_of_its_own(asking: Asking) -> None:
+def test_silence_has_errors_of_its_own(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SDB_BASE_URL", raising=False)
     with pytest.raises(APITimeoutError, match=f"{URL} does not answer: ReadTimeout"):
         asking(Box.of(httpx.ReadTimeout("")), lambda c: c.models.list(), max_retries=0)
     with pytest.raises(APIConnectionError, match="refused") as caught:
         asking(Box.of(httpx.ConnectError("refused")), lambda c: c.models.list(), max_retries=0)
     assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    with pytest.raises(APIConnectionError, match="refused; SDB_BASE_URL names another server"):
+        asking(Box.of(httpx.ConnectError("refused")), lambda c: c.models.list(), base_url=None, max_retries=0)
 
 
 @pytest.mark.parametrize("asking", BOTH)
@@ -165,6 +168,7 @@ def test_what_is_no_address_is_a_connection_error(asking: Asking, url: str) -> N
         ("1.5", None),
         ("٣", None),
         ("soon", None),
+        ("Sun, 22 Nov 99999999999999999999 12:00:30 GMT", None),
         ("9" * 5000, None),
     ],
 )

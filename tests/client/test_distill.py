@@ -13,7 +13,7 @@ from sdb_client.distillation import loss
 from sdb_client.distillation.checkpoint import OtherTraining
 from sdb_client.progress import Bar
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
 import models.losses
 from models.backbones import build
@@ -151,7 +151,10 @@ def test_probabilities_teach_what_their_logits_do() -> None:
 
     probabilities = Warm(IMAGES, LABELS, (TEACHER / 3).softmax(1))
     of_logits = distill(student(), loader(), epochs=1, temperature=3.0, alone=False)
-    of_probabilities = distill(student(), DataLoader(probabilities, batch_size=32, shuffle=True), epochs=1, alone=False)
+    halves: ConcatDataset[tuple[Tensor, ...]] = ConcatDataset(
+        [Subset(probabilities, range(32)), Subset(probabilities, range(32, 64))]
+    )
+    of_probabilities = distill(student(), DataLoader(halves, batch_size=32, shuffle=True), epochs=1, alone=False)
     assert of_probabilities.recipe.temperature == 3
     assert of_probabilities.distilled.epochs[0].loss == pytest.approx(of_logits.distilled.epochs[0].loss, rel=1e-4)
 
@@ -164,6 +167,14 @@ def test_images_that_stream_by_teach_too() -> None:
     report = distill(student(), DataLoader(Passing(), batch_size=19), epochs=2, alone=False)
     assert report.images is None
     assert report.distilled.epochs[1].loss < report.distilled.epochs[0].loss
+
+
+def test_who_has_nothing_to_learn_from_or_to_be_measured_on_is_told_so() -> None:
+    alone = DataLoader(TensorDataset(IMAGES, LABELS, TEACHER), batch_size=1, sampler=range(2))
+    with pytest.raises(ValueError, match="batch_size"):
+        distill(student(), alone, epochs=1)
+    with pytest.raises(ValueError, match="held-out"):
+        distill(student(), loader(), held_out=[], epochs=1)
 
 
 def test_there_is_one_distillation_loss() -> None:

@@ -10,15 +10,9 @@ import pytest
 from sdb_client.soft_labels import SoftLabels
 
 from tests.client.partners import Partner, fetch_until_killed, partner, pictures
-from tests.conftest import Server, serving
+from tests.conftest import Server
 
 LONGEST_S = 0.05  # beyond the image that was waited for: a batch or two
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("killed") / "var", zoo) as running:
-        yield running
 
 
 @pytest.fixture

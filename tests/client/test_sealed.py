@@ -270,10 +270,10 @@ LIES = {
 
 @pytest.mark.parametrize("message", LIES.values(), ids=LIES.keys())
 def test_lengths_that_lie_and_nesting_cost_nothing(message: bytes) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(Unsealable):
         peek(message)
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
 
 
 @given(st.binary(max_size=120), st.binary(max_size=60))

@@ -26,21 +26,16 @@ from sdb_client.soft_labels import (
     SoftLabels,
     SoftLabelStream,
 )
+from sdb_client.soft_labels.journal import Journal
 from sdb_client.soft_labels.labelled import Sample
 from torch.utils.data import DataLoader, TensorDataset
 
 from models.data import load
 from tests.client.partners import Item, Partner, Passing, partner, pictures
-from tests.conftest import CLASSES, Server, free_port, serving, start_server
+from tests.conftest import CLASSES, Server, serving
 
 PICTURES = pictures(40)
 Hire = Callable[..., Partner]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("soft") / "var", zoo) as running:
-        yield running
 
 
 @pytest.fixture
@@ -208,23 +203,18 @@ def test_another_version_has_labels_of_its_own(holder: Partner, tmp_path: Path, 
         (tmp_path / "zoo" / "tiny" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "zoo" / "tiny" / "bundle.json").write_text(manifest.replace('"version": "1"', '"version": "2"'))
     (tmp_path / "zoo" / "tiny" / "demo.key").chmod(0o600)
-    newer = start_server(tmp_path / "var", tmp_path / "zoo", free_port())
-    try:
-        with partner(newer) as other:
-            assert soft(other, tmp_path / "cache").estimate().cost == 40
-            fetched(other, tmp_path / "cache")
-            assert other.charged == 40
-        assert soft(holder, tmp_path / "cache").estimate().cost == 0, "those of the first version are still there"
-    finally:
-        newer.process.terminate()
-        newer.process.wait()
+    with serving(tmp_path / "var", tmp_path / "zoo") as newer, partner(newer) as other:
+        assert soft(other, tmp_path / "cache").estimate().cost == 40
+        fetched(other, tmp_path / "cache")
+        assert other.charged == 40
+    assert soft(holder, tmp_path / "cache").estimate().cost == 0, "those of the first version are still there"
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_read_what_was_fetched(holder: Partner, tmp_path: Path, start: str) -> None:
+@pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_read_what_was_fetched(holder: Partner, tmp_path: Path, start: str, workers: int) -> None:
     labels = fetched(holder, tmp_path, views=2)
     alone = list(DataLoader(labels, batch_size=7))
-    shared = list(DataLoader(labels, batch_size=7, num_workers=2, multiprocessing_context=start))
+    shared = list(DataLoader(labels, batch_size=7, num_workers=workers, multiprocessing_context=start))
     for (images, numbers, soft_labels), (same_images, same_numbers, same_soft) in zip(alone, shared, strict=True):
         assert torch.equal(images, same_images)
         assert torch.equal(numbers, same_numbers)
@@ -282,6 +272,17 @@ def test_somebody_else_may_spend_the_same_budget(hire: Hire, tmp_path: Path) -> 
     with pytest.raises(BudgetSpent):
         labels.fetch()
     assert (len(labels), holder.charged, holder.remaining) == (30, 40, 0)
+
+
+def test_a_batch_left_over_that_nobody_can_pay_for_stops_no_fetch(hire: Hire, tmp_path: Path) -> None:
+    """Its request was never answered; the budget has become less since."""
+    labels = soft(hire(5), tmp_path)
+    (batches,) = tmp_path.rglob("batches")
+    Journal(batches).begin(np.stack([image for image, _ in PICTURES[:8]]))
+    with pytest.raises(BudgetSpent):
+        labels.fetch()
+    assert len(labels) == 5
+    assert not list(batches.iterdir())
 
 
 def test_a_rate_limit_is_waited_for(hire: Hire, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,6 +20,14 @@ KUSTOMIZATIONS = sorted(path.parent for path in DOCKER.rglob("kustomization.yaml
 Object = dict[str, Any]
 
 
+class Pod(NamedTuple):
+    """What one of the objects makes: in which file it stands, its labels and its specification."""
+
+    file: str
+    labels: dict[str, str]
+    spec: Object
+
+
 def compose() -> Object:
     """The compose file, its anchors merged and its variables as they stand there."""
     read: Object = yaml.safe_load(COMPOSE.read_text())
@@ -33,17 +41,22 @@ def objects() -> Iterator[tuple[Path, Object]]:
             yield from ((path, found) for found in yaml.safe_load_all(path.read_text()))
 
 
-def pods() -> Iterator[tuple[str, Object]]:
-    """The specification of every pod that one of the objects makes; of custom resources too."""
+def pods() -> Iterator[Pod]:
+    """Every pod that one of the objects makes; of custom resources too."""
     for path, found in objects():
         spec = found.get("spec", {})
         match found["kind"]:
             case "Deployment" | "StatefulSet":
-                yield path.name, spec["template"]["spec"]
+                yield _pod(path, spec["template"])
             case "InferenceService":
-                scaling = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
-                yield path.name, {name: value for name, value in spec["predictor"].items() if name not in scaling}
+                own = {"labels", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
+                pod = {name: value for name, value in spec["predictor"].items() if name not in own}
+                yield Pod(path.name, spec["predictor"]["labels"], pod)
             case "RayService":
                 cluster = spec["rayClusterConfig"]
                 for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-                    yield path.name, group["template"]["spec"]
+                    yield _pod(path, group["template"])
+
+
+def _pod(path: Path, template: Object) -> Pod:
+    return Pod(path.name, template["metadata"]["labels"], template["spec"])

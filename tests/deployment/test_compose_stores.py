@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.deployment.manifests import MAKE_SECRETS
 from tests.deployment.stage import ADDRESSES, Stage, stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,6 +42,23 @@ def primary(stores: Stage) -> set[str]:
     return {answer.partition("\n")[0] for answer in answers}
 
 
+def follows(stores: Stage, name: str) -> bool:
+    """Whether this store gets what the primary writes."""
+    return "master_link_status:up" in stores.ask(name, "INFO", "replication")
+
+
+def start_all(stores: Stage) -> None:
+    """The profile, until its Sentinels agree and know the replica."""
+    stores.start("redis")
+    until(lambda: stores.ask("redis", "PING") == "PONG\n", "the first store answers")
+    for name in ADDRESSES:
+        if name != "redis":
+            stores.start(name)
+    until(lambda: follows(stores, "redis") or follows(stores, "redis-replica"), "one follows the other")
+    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
+    until(lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), "they know the replica")
+
+
 def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage, tmp_path: Path) -> None:
     files = {
         f"SDB_{name.upper()}_FILE": str(stores.secrets / name) for name in ("redis_url", "master_key", "token_keys")
@@ -51,24 +70,37 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage,
         made = stores.run(SDB, "keys", "create", "--name", name, "--json", **settings)
         return bool(made) and json.loads(made)["name"] == name
 
-    stores.start("redis")
-    until(lambda: stores.ask("redis", "PING") == "PONG\n", "the primary answers")
-    for name in ADDRESSES:
-        if name != "redis":
-            stores.start(name)
-    until(
-        lambda: "slave0:ip=redis-replica,port=6379,state=online" in stores.ask("redis", "INFO", "replication"),
-        "it follows",
-    )
-    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
-    until(lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), "they know the replica")
+    start_all(stores)
     assert issue("before")
 
     stores.kill("redis")
     until(lambda: primary(stores) == {"redis-replica"}, "the replica is promoted")
     assert not issue("alone"), "nobody else has heard of it"
     stores.start("redis")
-    until(lambda: "master_link_status:up" in stores.ask("redis", "INFO", "replication"), "the old primary follows")
+    until(lambda: follows(stores, "redis"), "the old primary follows")
     until(lambda: issue("after"), "changes are acknowledged again")
     listed = {key["name"] for key in json.loads(stores.run(SDB, "keys", "list", "--json", **settings))}
     assert {"before", "after"} <= listed
+
+
+def test_a_new_password_counts_where_sentinels_have_had_the_old_one_written_down(stores: Stage) -> None:
+    start_all(stores)
+    stores.kill("redis")
+    until(lambda: primary(stores) == {"redis-replica"}, "the replica is promoted, and its role written down")
+    stores.start("redis")
+    until(lambda: follows(stores, "redis"), "the old primary follows")
+    for name in ADDRESSES:
+        stores.kill(name)
+    old = (stores.secrets / "redis_password").read_text().strip()
+    for name in ("redis_password", "redis_auth"):
+        (stores.secrets / name).unlink()
+    subprocess.run([MAKE_SECRETS, stores.secrets, "ha"], check=True)  # noqa: S603
+
+    for name in ADDRESSES:
+        stores.start(name)
+    until(lambda: follows(stores, "redis"), "the stores know each other by the new password")
+    for name in ("redis", "redis-replica"):
+        assert "PONG" not in stores.run("redis-cli", "-h", name, "PING", REDISCLI_AUTH=old)
+    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
+    stores.kill("redis-replica")
+    until(lambda: primary(stores) == {"redis"}, "they watch the stores by the new password")

@@ -15,7 +15,7 @@ import yaml
 
 from app.main import VERSION
 from app.routes import health, open_inference
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.state import State
 from keys.connection import connect
 from tests.conftest import ROOT
@@ -25,6 +25,7 @@ from tests.deployment.manifests import (
     KUSTOMIZATIONS,
     MAKE_SECRETS,
     SCRIPTS,
+    Object,
     compose,
     objects,
     pods,
@@ -32,7 +33,7 @@ from tests.deployment.manifests import (
 
 LATEST = kubernetes_validate.latest_version()
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
-CUSTOM = {"InferenceService", "RayService"}  # their schemas are with their operators; their pods are checked as pods
+CUSTOM = {"InferenceService", "PodMonitor", "RayService"}  # operators have their schemas; pods are checked as pods
 NAMES = re.compile(r"\bSDB_[A-Z_]+\b")
 OF_COMPOSE = {"SDB_SECRETS", "SDB_LISTEN", "SDB_IMAGE", "SDB_GPU_IMAGE", "SDB_REDIS_IMAGE"} | {
     f"SDB_{name}_{what}" for name in ("PROMETHEUS", "GRAFANA") for what in ("IMAGE", "LISTEN")
@@ -46,6 +47,11 @@ def check(*command: str | Path) -> None:
         pytest.skip(f"no {command[0]} on this machine")
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def the(kind: str, name: str) -> Object:
+    (found,) = (one for _, one in objects() if one["kind"] == kind and one["metadata"]["name"] == name)
+    return found
 
 
 def test_the_linters_of_dockerfiles_and_shell_find_nothing() -> None:
@@ -63,7 +69,7 @@ def test_every_kubernetes_object_is_valid_to_its_last_field() -> None:
     for path, found in objects():
         if found["kind"] not in CUSTOM:
             assert kubernetes_validate.validate(found, LATEST, strict=True), path
-    for name, spec in pods():
+    for name, _, spec in pods():
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "checked"}, "spec": spec}
         assert kubernetes_validate.validate(pod, LATEST, strict=True), name
 
@@ -77,6 +83,12 @@ def test_what_kustomize_makes_of_each_overlay_is_valid(folder: Path) -> None:
     made = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=True).stdout  # noqa: S603
     for found in yaml.safe_load_all(made):
         assert kubernetes_validate.validate(found, LATEST, strict=True)
+        if found["kind"] in {"Deployment", "StatefulSet"}:
+            pod = found["spec"]["template"]["spec"]
+            (image,) = {
+                container["image"] for kind in ("initContainers", "containers") for container in pod.get(kind, [])
+            }
+            assert ":" in image, "one image for all, of a tag that is named"
 
 
 def test_every_setting_that_is_named_anywhere_exists() -> None:
@@ -91,7 +103,7 @@ def test_every_probe_asks_for_a_path_that_is_served() -> None:
     served = {getattr(route, "path", "") for route in (*health.router.routes, *open_inference.router.routes)}
     asked = {
         probe["httpGet"]["path"]
-        for _, spec in pods()
+        for _, _, spec in pods()
         for container in spec["containers"]
         for name, probe in container.items()
         if name.endswith("Probe") and "httpGet" in probe
@@ -106,7 +118,7 @@ def test_no_container_may_more_than_it_needs() -> None:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-    for name, spec in pods():
+    for name, _, spec in pods():
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["securityContext"]["runAsNonRoot"], name
         for container in spec["containers"]:
@@ -129,6 +141,32 @@ def test_the_store_is_reached_by_servers_alone() -> None:
             assert service["networks"] == ["outside"], name
 
 
+def test_the_store_of_a_cluster_lets_in_every_pod_of_a_server_and_no_other() -> None:
+    (rule,) = the("NetworkPolicy", "redis")["spec"]["ingress"]
+    (let_in,) = (source["podSelector"]["matchLabels"].items() for source in rule["from"])
+    for file, labels, _ in pods():
+        assert (let_in <= labels.items()) == (file != "redis.yaml"), file
+
+
+def test_prometheus_finds_the_servers_of_a_cluster_as_the_job_of_the_alerts(tmp_path: Path) -> None:
+    monitor, (server,) = the("PodMonitor", "sdb")["spec"], (pod for pod in pods() if pod.file == "deployment.yaml")
+    (endpoint,), (container,) = monitor["podMetricsEndpoints"], server.spec["containers"]
+    assert monitor["selector"]["matchLabels"].items() <= server.labels.items()
+    assert server.labels[monitor["jobLabel"]] == "sdb"
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    subprocess.run([MAKE_SECRETS, tmp_path], check=True)  # noqa: S603
+    token = (tmp_path / endpoint["authorization"]["credentials"]["key"]).read_text()
+    assert token.strip() == token, "a header cannot hold a line end"
+
+
+def test_no_service_of_a_cluster_is_taken_for_a_setting() -> None:
+    of_kubernetes = f"{the('Service', 'sdb')['metadata']['name'].upper()}_SERVICE_HOST"
+    with pytest.raises(SettingsError, match=f"{of_kubernetes} is not a setting"):
+        Settings.from_environment({of_kubernetes: "10.0.0.1"})
+    for file, _, spec in pods():
+        assert spec["enableServiceLinks"] is False, file
+
+
 def test_whatever_is_published_is_published_to_this_machine_unless_told_otherwise() -> None:
     for name, service in compose()["services"].items():
         for port in service.get("ports", []):
@@ -143,7 +181,7 @@ def test_no_secret_is_in_a_variable_and_none_has_a_default() -> None:
         for variable in service.get("environment", {}):
             if re.search(r"KEY|TOKEN|PASSWORD|REDIS_URL", variable):
                 assert variable.endswith("_FILE"), f"{name}: {variable}"
-    for _, spec in pods():
+    for _, _, spec in pods():
         for container in spec["containers"]:
             for variable in container.get("env", []):
                 assert variable["value"].startswith("/run/secrets/") == variable["name"].endswith("_FILE")
@@ -172,6 +210,7 @@ def test_secrets_that_are_there_stay_when_they_are_made_again(tmp_path: Path) ->
 
     first, again, replicated = made(), made(), made("ha")
     assert first == again
+    assert replicated == made()
     assert {name for name in first if first[name] != replicated[name]} == {"redis_url"}
     assert len(set(first.values())) == len(first)
 

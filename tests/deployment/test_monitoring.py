@@ -7,6 +7,7 @@ import yaml
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from app.console.errors import PAGE_STATUS
+from app.metrics.families import REPLACES
 from tests.app.scraping import Scrape, scrape
 from tests.conftest import ROOT, Api, bearer
 from tests.deployment.queries import ALERTS, Query, alerts, panels, queries
@@ -41,7 +42,7 @@ def test_values_that_queries_look_for_can_occur(api: Api) -> None:
     for query in queries():
         for label, value in query.values:
             if label in {"outcome", "reason"}:
-                assert set(value.split("|")) <= OUTCOMES, query.text
+                assert set(value.split("|")) <= {*OUTCOMES, *REPLACES}, query.text
             if label == "route":
                 found = {route for route in routes if re.fullmatch(value, route)}
                 assert "/v1/models/{model}/predict" in found, query.text

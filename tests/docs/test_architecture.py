@@ -12,7 +12,12 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 ROOMS = ("app", "keys", "models", "client/sdb_client")
-NAMED_BY_THE_ROOM_ABOVE = {"client/sdb_client/answers", "client/sdb_client/resources", "models/attacks/locks"}
+NAMED_BY_THE_ROOM_ABOVE = {
+    "client/sdb_client/answers",
+    "client/sdb_client/resources",
+    "models/attacks/locks",
+    "models/attacks/tracing",
+}
 
 
 def named() -> list[str]:

@@ -1,4 +1,4 @@
-"""docs/operation.md lists every setting with its default, and no other, and every command."""
+"""docs/operation.md lists every setting with its default, and no other, every command, and every refusal."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.cli import COMMANDS
+from app.errors import STATUS
 from app.settings import PREFIX, SECRETS, ZOO, Settings
 from tests.conftest import ROOT
 
@@ -62,3 +63,9 @@ def test_a_default_is_the_documented_one(name: str) -> None:
 def test_every_command_is_listed() -> None:
     listed = PAGE.partition("## Commands")[2].partition("\n## ")[0]
     assert {command for command in COMMANDS if f"`sdb {command}" not in listed} == set()
+
+
+def test_the_refusals_are_listed_with_their_statuses() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (`.*?`) \|", PAGE.partition("## Refusals")[2], re.MULTILINE)
+    listed = {code: int(status) for status, codes in rows for code in re.findall(r"`([a-z0-9-]+)`", codes)}
+    assert listed == {code: status for code, (status, _) in STATUS.items()}

@@ -66,7 +66,8 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
 def test_the_generated_references_name_what_exists(site: Path) -> None:
     assert "/v1/models/{model}/predict" in (site / "reference" / "http.html").read_text()
     assert "sdb keys rotate" in (site / "reference" / "cli.html").read_text()
-    assert "with_options" in (site / "reference" / "client.html").read_text()
+    client = (site / "reference" / "client.html").read_text()
+    assert all(f'{call}"' in client for call in ("Api.with_options", "Api.predict", "SoftLabels.fetch"))
 
 
 def test_the_site_is_searched_from_the_file_system(site: Path) -> None:

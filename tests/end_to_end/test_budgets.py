@@ -20,7 +20,7 @@ import pytest
 
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.material import to_text
 from tests.conftest import Server, bearer, free_port, start_server
 from tests.keys.conftest import MASTER, SIGNING

@@ -14,15 +14,9 @@ from tritonclient import http as triton
 from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import CLASSES, Server, encode, serving, smooth_images
+from tests.conftest import CLASSES, Server, encode, smooth_images
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("clients") / "var", zoo) as running:
-        yield running
 
 
 @pytest.fixture

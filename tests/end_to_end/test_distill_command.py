@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,17 +14,11 @@ from safetensors.torch import load_file
 
 from models.backbones import build
 from tests.client.partners import Partner, partner
-from tests.conftest import CLASSES, ROOT, Server, encode, serving, smooth_images
+from tests.conftest import CLASSES, ROOT, Server, encode, smooth_images
 
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 TRAINING = 60
 pytestmark = pytest.mark.slow  # the guide to distilling runs by default
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("distill") / "var", zoo) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

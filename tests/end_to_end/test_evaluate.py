@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,14 +23,6 @@ from models.predictor import Predictor
 from tests.conftest import ROOT, SECRET, Server, encode, free_port, smooth_images, start_server
 
 SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
-
-
-@pytest.fixture
-def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path / "var", zoo, free_port())
-    yield running
-    running.process.terminate()
-    running.process.wait(40)
 
 
 def issue(server: Server, limit: int, *scopes: str) -> str:

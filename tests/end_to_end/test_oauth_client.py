@@ -1,7 +1,5 @@
 """A foreign OAuth 2.0 client speaks to a real server: Authlib on requests, as its manual says, with nothing of ours."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,15 +7,9 @@ import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
 
-from tests.conftest import Server, serving
+from tests.conftest import Server
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("oauth") / "var", zoo) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,9 +23,8 @@ from sdb_client.errors import (
     UnsupportedImage,
 )
 
-from app.main import create_app
 from app.settings import Settings
-from tests.conftest import CLASSES, Server, encode, serving, smooth_images
+from tests.conftest import CLASSES, Server, application, encode, smooth_images
 
 Act = Callable[[Any], Any]
 
@@ -60,21 +58,12 @@ def _listed(found: Any) -> Any:  # noqa: ANN401
     return list(found) if isinstance(found, Iterator) else found
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("sdb-client") / "var", zoo) as running:
-        yield running
-
-
 @pytest.fixture(params=["in-process", "blocking", "awaiting"])
 async def door(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Door]:
     if request.param == "in-process":
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://box") as http:
-                admin_key = (settings.state_dir / "admin.key").read_text().strip()
-                yield Door(lambda api_key, **options: AsyncClient(api_key, http_client=http, **options), admin_key)
+        async with application(settings) as api:
+            http = api.client
+            yield Door(lambda api_key, **options: AsyncClient(api_key, http_client=http, **options), api.admin_key)
         return
     running: Server = request.getfixturevalue("server")
     admin_key = (running.state_dir / "admin.key").read_text().strip()

@@ -4,13 +4,16 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import Server, bearer, free_port, start_server
+
+PREDICT = "/v1/models/tiny/predict"
 
 
 @pytest.fixture
@@ -21,11 +24,13 @@ def mortal(tmp_path: Path, zoo: Path) -> Iterator[Server]:
     stop(running, signal.SIGTERM)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("server") / "var", zoo, free_port())
-    yield running
-    stop(running, signal.SIGTERM)
+@pytest.fixture(scope="module", autouse=True)
+def refused(server: Server, zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Server]]]:
+    """Starts that fail, each by its reason. They begin before all tests: one waits ten seconds for a store."""
+    empty = tmp_path_factory.mktemp("empty")
+    places = {"another process uses the store": (server.state_dir, zoo), "no model bundle in": (empty / "var", empty)}
+    with ThreadPoolExecutor() as pool:
+        yield {reason: pool.submit(start_server, *place, free_port()) for reason, place in places.items()}
 
 
 def stop(server: Server, how: signal.Signals) -> int:
@@ -47,8 +52,7 @@ def token(server: Server, key: dict[str, str]) -> str:
 
 
 def predict(server: Server, photo: bytes, credential: str) -> httpx.Response:
-    url = f"{server.url}/v1/models/tiny/predict"
-    return httpx.post(url, content=photo, headers=bearer(credential), timeout=60)
+    return httpx.post(f"{server.url}{PREDICT}", content=photo, headers=bearer(credential), timeout=60)
 
 
 def remaining(server: Server, credential: str) -> int:
@@ -58,8 +62,9 @@ def remaining(server: Server, credential: str) -> int:
 
 def test_two_hundred_parallel_requests_on_a_budget_of_fifty_serve_exactly_fifty(server: Server, photo: bytes) -> None:
     access = token(server, issue(server, 50))
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: predict(server, photo, access), range(200)))
+    client = httpx.Client(base_url=server.url, headers=bearer(access), timeout=60)
+    with client, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: client.post(PREDICT, content=photo), range(200)))
     assert Counter(answer.status_code for answer in answers) == {200: 50, 429: 150}
     refused = [answer for answer in answers if answer.status_code == 429]
     assert {answer.json()["code"] for answer in refused} == {"quota-exceeded"}
@@ -84,7 +89,7 @@ def test_keys_and_budgets_survive_a_killed_server(mortal: Server, photo: bytes, 
 
 def test_a_terminated_server_answers_what_it_has_begun(mortal: Server, photo: bytes) -> None:
     key = issue(mortal, 8 * 100)
-    url, headers = f"{mortal.url}/v1/models/tiny/predict?views=10", bearer(key["api_key"])
+    url, headers = f"{mortal.url}{PREDICT}?views=10", bearer(key["api_key"])
 
     def ask(_: int) -> int:
         return httpx.post(url, files=[("image", photo)] * 10, headers=headers, timeout=60).status_code
@@ -104,27 +109,27 @@ def test_callers_that_hang_up_leave_nothing_behind(server: Server, photo: bytes)
     with httpx.Client(base_url=server.url, headers=bearer(key["api_key"]), timeout=0.005) as client:
         for _ in range(30):
             with pytest.raises(httpx.TimeoutException):
-                client.post("/v1/models/tiny/predict", files=[("image", photo)] * 20)
+                client.post(PREDICT, files=[("image", photo)] * 20)
     answer = predict(server, photo, key["api_key"])
     assert answer.status_code == 200
     assert answer.elapsed.total_seconds() < 10
     assert (1000 - answer.json()["budget"]["remaining"] - 1) % 20 == 0, "each request was charged whole or not at all"
 
 
-def test_a_server_that_cannot_start_says_why_in_one_line(server: Server, zoo: Path, tmp_path: Path) -> None:
-    for state_dir, models_dir, reason in (
-        (server.state_dir, zoo, "another process uses the store"),
-        (tmp_path / "other", tmp_path, "no model bundle in"),
-    ):
-        with pytest.raises(AssertionError, match=reason) as refused:
-            start_server(state_dir, models_dir, free_port())
-        assert "Traceback" not in str(refused.value)
+def test_a_server_that_cannot_start_says_why_in_one_line(server: Server, refused: dict[str, Future[Server]]) -> None:
+    for reason, start in refused.items():
+        with pytest.raises(AssertionError, match=reason) as told:
+            start.result()
+        assert "Traceback" not in str(told.value)
     assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
 def listening(pid: str) -> list[str]:
     """The TCP addresses that a process listens on, hexadecimal as the kernel writes them."""
-    sockets = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # a connection may end meanwhile
+            sockets.add(str(link.readlink()))
     tables = Path(f"/proc/{pid}/net").glob("tcp*")
     table = [line.split() for file in tables for line in file.read_text().splitlines()]
     return [row[1] for row in table if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]

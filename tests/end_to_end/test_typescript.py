@@ -3,13 +3,12 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import CLASSES, Server, serving
+from tests.conftest import CLASSES, Server
 
 PROJECT = Path(__file__).parent / "typescript"
 NEEDED = ("node", "npm")
@@ -18,12 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(any(shutil.which(tool) is None for tool in NEEDED), reason="node and npm are not installed"),
 ]
-
-
-@pytest.fixture
-def server(tmp_path: Path, zoo: Path) -> Iterator[Server]:
-    with serving(tmp_path / "var", zoo) as running:
-        yield running
 
 
 def run(*command: str, place: Path) -> str:

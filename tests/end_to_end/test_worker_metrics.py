@@ -47,5 +47,6 @@ def test_any_worker_tells_what_all_have_answered_also_those_that_were_killed(ser
     assert look.value("sdb_images_total", **answered) == 40
     assert look.value("sdb_batch_images_sum", model="tiny") == 40
     assert look.total("sdb_worker_starts_total") == 3
+    assert look.value("sdb_workers_replaced_total", reason="ended") == look.total("sdb_workers_replaced_total") == 1
     assert look.value("sdb_model_info", **next(dict(labels) for name, labels in look if name == "sdb_model_info")) == 1
     assert look.value("sdb_queue_limit_images", model="tiny") == 2 * 1024

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.app.scraping import Scrape
 from tests.conftest import Server
 from tests.faults.books import charged
 from tests.faults.load import KEYED, PUBLIC, Load
@@ -82,6 +83,10 @@ class Box:
         text = self._log.read_text()
         new, self._read = text[self._read :], len(text)
         return new
+
+    def counts(self, metric: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels, of all processes."""
+        return Scrape.of(httpx.get(f"{self.url}/metrics", timeout=30).text).value(metric, **labels)
 
     def assert_nothing_lost(self) -> None:
         """Every answer that left is charged; what else is charged was refused while its settlement was on its way."""

@@ -17,7 +17,7 @@ SDB = ROOT / ".venv" / "bin" / "sdb"
 def spawn(
     state_dir: Path, models_dir: Path, settings: Mapping[str, str], command: Sequence[str] = (), **how: object
 ) -> Server:
-    """Start a server and do not wait for it; what it says goes to a file beside its state folder."""
+    """Start a server and do not wait for it; what it says goes to a file beside its state folder, or as `how` says."""
     port = settings.get("SDB_PORT") or str(free_port())
     environment = {
         "PATH": os.defpath,
@@ -29,7 +29,7 @@ def spawn(
     }
     with state_dir.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - ours
-            [*(command or (str(SDB),)), "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log, **how
+            [*(command or (str(SDB),)), "serve"], cwd=ROOT, env=environment, **{"stdout": log, "stderr": log, **how}
         )  # type: ignore[call-overload]
     return Server(process, f"http://127.0.0.1:{port}", state_dir)
 

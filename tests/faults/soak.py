@@ -233,8 +233,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     minutes = [one["at_s"] / 60 for one in result["samples"]]
     figure, (memory, latency) = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
-    memory.plot(minutes, [one["rss_mib"] for one in result["samples"]], color="#2a7f62")
-    memory.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, None))
+    used = [one["rss_mib"] for one in result["samples"]]
+    memory.plot(minutes, used, color="#2a7f62")
+    memory.set(xlabel="minutes", ylabel="memory, MiB", ylim=(0, 1.2 * max(used)))
     for name, colour in (("p50_ms", "#2a7f62"), ("p99_ms", "#c8553d")):
         latency.plot(minutes, [one[name] for one in result["samples"]], color=colour, label=name[:3])
     latency.set(xlabel="minutes", ylabel="latency, ms", ylim=(0, None))

@@ -1,11 +1,12 @@
 """A key store that tests break: a Valkey process of its own, killed, paused, filled and emptied from outside."""
 
+import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ OPTIONS = ["--port", "0", "--unixsocket", "s", "--appendonly", "yes", "--appendf
 class Store:
     """In a folder of its own, which it finds again when it is started once more."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] = {}) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.password = folder, ""
+        self.folder, self.password, self._environment = folder, "", {"PATH": os.defpath, **environment}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,7 +37,7 @@ class Store:
         """Return when it answers."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - ours
-                [str(get_binary_path()), *OPTIONS], cwd=self.folder, stdout=log, stderr=log
+                [str(get_binary_path()), *OPTIONS], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         give_up = time.monotonic() + 30
         while time.monotonic() < give_up:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -123,17 +124,54 @@ def test_the_process_has_no_descriptors(tmp_path: Path, zoo: Path, photo: bytes)
         assert stop(server) == 0
 
 
-@pytest.mark.faults
-def test_the_clock_of_the_server_jumps(tmp_path: Path, zoo: Path, photo: bytes) -> None:
-    """Budgets and windows go by the store's clock; a token is as old as the server's clock says, and no key is lost."""
+def clock_of(offset: Path) -> dict[str, str]:
+    """The environment of a process whose clock is wrong by what the file says."""
     library = next((folder / FAKETIME for folder in LIBRARIES if (folder / FAKETIME).exists()), None)
     if library is None:
         pytest.skip("libfaketime is not installed")
-    store, offset = Store(tmp_path / "s"), tmp_path / "offset"
-    store.start()
     offset.write_text("+0")
-    clock = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1"}
-    server = ready(spawn(tmp_path / "var", zoo, {"SDB_REDIS_URL": store.url, "DONT_FAKE_MONOTONIC": "1", **clock}))
+    told = {"FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": str(library), **told}
+
+
+@pytest.mark.faults
+def test_the_clock_of_the_store_jumps(tmp_path: Path, zoo: Path, photo: bytes) -> None:
+    """Windows and budgets are as full as that clock says; when it is right again, so are they."""
+    offset = tmp_path / "offset"
+    store = Store(tmp_path / "s", clock_of(offset))
+    store.start()
+    server = start(tmp_path / "var", zoo, SDB_REDIS_URL=store.url)
+    try:
+        box = Box(server, photo, store.url)
+        limited = box.issue(rate_limits=[{"name": "hour", "limit": 3, "window_s": HOUR_S}])["api_key"]
+        daily = box.issue(budget={"limit": 2, "refill": "daily"})["api_key"]
+        assert [box.ask(limited).status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert [box.ask(daily).status_code for _ in range(3)] == [200, 200, 429]
+        with box.under_load() as load:
+            for jump in ("+400d", "-400d", "+0"):
+                offset.write_text(jump)
+                time.sleep(2)
+                load.wait(KEYED)
+                assert box.ask(limited).status_code in {200, 429}
+        assert set(load.seen(PUBLIC)) == WELL
+        assert set(load.seen(KEYED)) <= OUTAGE, "what was held when it jumped has lapsed"
+        held = httpx.get(f"{box.url}/v1/keys/self", headers={"Authorization": f"Bearer {daily}"}, timeout=30).json()
+        resets_at = datetime.fromisoformat(held["budget"]["resets_at"])
+        assert resets_at - datetime.now(UTC) <= timedelta(days=1), "not in 400 days"
+        assert box.ask(box.key["api_key"]).status_code == 200
+        box.assert_nothing_lost()
+    finally:
+        assert stop(server) == 0
+        store.kill()
+
+
+@pytest.mark.faults
+def test_the_clock_of_the_server_jumps(tmp_path: Path, zoo: Path, photo: bytes) -> None:
+    """Budgets and windows go by the store's clock; a token is as old as the server's clock says, and no key is lost."""
+    store, offset = Store(tmp_path / "s"), tmp_path / "offset"
+    clock = clock_of(offset)
+    store.start()
+    server = ready(spawn(tmp_path / "var", zoo, {"SDB_REDIS_URL": store.url, **clock}))
     try:
         box = Box(server, photo, store.url)
         hourly = {"name": "hour", "limit": 3, "window_s": HOUR_S}

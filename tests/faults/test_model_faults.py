@@ -102,6 +102,7 @@ def test_a_batch_hangs(box: Box, folder: Path) -> None:
     assert all(one.took_s < 2 * LIMIT_S + 1 for one in refused)
     assert "hangs, its batch of" in (log := box.logged())
     assert "another one starts" in log
+    assert box.counts("sdb_model_threads_lost_total", model="tiny", reason="hangs") >= 1
 
 
 @pytest.mark.faults
@@ -115,9 +116,10 @@ def test_every_batch_hangs(box: Box, folder: Path) -> None:
 
 def test_the_thread_of_a_worker_dies(box: Box, folder: Path) -> None:
     with ordered(box, folder, Order.DIE) as load:
-        until(lambda: "has died" in box._log.read_text(), within_s=10 * LIMIT_S)
+        until(lambda: " died, its batch" in box._log.read_text(), within_s=10 * LIMIT_S)
     assert set(load.seen(KEYED)) | set(load.seen(PUBLIC)) <= WELL | {FAILED, BUSY}, "what it was at fails, no more"
     assert "another one starts" in box.logged()
+    assert box.counts("sdb_model_threads_lost_total", model="tiny", reason="died") >= 1
 
 
 @pytest.mark.faults

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 RECOVERED_WITHIN_S = 2.0
 WORKERS = 2
 HANGS_FOR_S = 10.0
+FULL_AFTER_S = 8.0  # a pipe holds 64 KiB, some 700 lines
 BROKEN = {(0, "RemoteProtocolError"), (0, "ReadError"), (0, "ConnectError"), (0, "WriteError")}
 
 
@@ -77,6 +78,43 @@ def test_a_server_is_terminated(server: Server, photo: bytes) -> None:
         assert time.monotonic() - told < 10
     assert unreadable(load) <= {(0, "ConnectError")}, "whoever comes after the end"
     assert server.process.wait(40) == 0
+
+
+def test_the_terminal_of_a_server_closes(server: Server, photo: bytes) -> None:
+    """It ends as when it is terminated, also if both happen, and more than once: it still waits to be noticed."""
+    box = Box(server, photo)
+    with box.under_load() as load:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: status(server.url) == 503, what="it is not ready")
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+            server.process.send_signal(number)
+        load.wait(KEYED, 10)
+        load.stop()
+    assert unreadable(load) <= {(0, "ConnectError")}, "whoever comes after the end"
+    assert server.process.wait(40) == 0
+
+
+@pytest.mark.faults
+def test_nobody_reads_the_log(tmp_path: Path, zoo: Path, photo: bytes) -> None:
+    """A pipe that is full holds up nobody, and how much was lost is said to whoever reads on."""
+    logged, there = os.pipe()
+    quiet = ready(spawn(tmp_path / "var", zoo, {}, stderr=there))
+    os.close(there)
+    box = Box(quiet, photo)
+    with box.under_load(pause_s=0.0) as load:
+        time.sleep(FULL_AFTER_S)
+        since = time.monotonic()
+        load.wait(PUBLIC, 50)
+        load.wait(KEYED, 50)
+        assert box.ready()
+        assert load.slowest_s(KEYED, since) < RECOVERED_WITHIN_S
+    assert unreadable(load) == set()
+    assert len(os.read(logged, 2**20)) > 2**15, "it was full"
+    box.ask()
+    assert b"lines were lost: nobody read this log" in os.read(logged, 2**20)
+    box.assert_nothing_lost()
+    assert stop(quiet) == 0
+    os.close(logged)
 
 
 @pytest.mark.faults
@@ -136,6 +174,7 @@ def test_a_worker_hangs(workers: Box) -> None:
         load.wait(PUBLIC, 20)
     assert unreadable(load) <= BROKEN
     assert "hangs and is killed" in workers.logged()
+    until(lambda: workers.counts("sdb_workers_replaced_total", reason="hung") == 1)
     workers.assert_nothing_lost()
 
 
@@ -149,6 +188,7 @@ def test_all_workers_are_replaced(workers: Box) -> None:
         load.wait(KEYED, 20)
     assert set(load.seen(KEYED, since)) == set(load.seen(PUBLIC, since)) == WELL
     assert workers.logged().count("takes the place of") == WORKERS
+    assert workers.counts("sdb_workers_replaced_total", reason="renewed") >= WORKERS
     workers.assert_nothing_lost()
 
 
@@ -177,6 +217,7 @@ def test_a_server_takes_the_socket_over_from_another(tmp_path: Path, zoo: Path, 
         listener.set_inheritable(True)
         port, fd = listener.getsockname()[1], listener.fileno()
         settings = {"SDB_REDIS_URL": store.url, "SDB_FD": str(fd), "SDB_PORT": str(port)}
+        settings["SDB_ANONYMOUS_PER_MINUTE"] = "0"  # no limit
         first = ready(spawn(tmp_path / "var", zoo, settings, pass_fds=[fd]))
         box = Box(first, photo, store.url)
         with box.under_load() as load:

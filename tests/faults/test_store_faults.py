@@ -187,6 +187,37 @@ def test_the_store_restarts_empty(tmp_path: Path, zoo: Path, photo: bytes) -> No
         store.kill()
 
 
+@pytest.mark.faults
+def test_the_store_is_another_one(tmp_path: Path, zoo: Path, photo: bytes) -> None:
+    """Somebody else's keys are none of ours: not ready, until the former store is back."""
+    store = Store(tmp_path / "s")
+    store.start()
+    server = start(tmp_path / "var", zoo, SDB_REDIS_URL=store.url)
+    kept, former = store.folder / "appendonlydir", store.folder / "former"
+    try:
+        box = Box(server, photo, store.url)
+        assert box.ready()
+        assert box.ask(box.key["api_key"]).status_code == 200
+        store.kill()
+        kept.rename(former)
+        store.start()
+        store.tell("ZADD", "sdb:keys", "1", "key_of_somebody_else")
+        until(lambda: box.ask(box.key["api_key"]).status_code == 401)
+        assert box.ask().status_code == 200
+        assert not box.ready()
+        assert "the key store is another one than before" in box.logged()
+        store.kill()
+        store.empty()
+        former.rename(kept)
+        store.start()
+        until(box.ready)
+        assert box.ask(box.key["api_key"]).status_code == 200
+        box.assert_nothing_lost()
+    finally:
+        stop(server)
+        store.kill()
+
+
 def test_the_store_is_away_when_the_server_starts(tmp_path: Path, zoo: Path, photo: bytes) -> None:
     """A new one, even: when it comes, its first admin is made without a restart."""
     store = Store(tmp_path / "s")

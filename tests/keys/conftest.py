@@ -21,11 +21,12 @@ from redis.asyncio import Redis
 from keys.budget_store import Ask
 from keys.connection import connect
 from keys.embedded import EmbeddedStore
-from keys.image_store import Entry, hash_of
+from keys.image_store import Entry
+from keys.layout import hash_of, insertion, replacement, top_up
 from keys.material import Keyring, Vault
 from keys.records import Act, Admission, Budget, BudgetGrant, Idempotency, IssuedKey, KeyGrant, KeyRecord, Proof
 from keys.service import KeyService
-from keys.store import Change, KeyStore, Logged, Snapshot, insertion, replacement, top_up
+from keys.store import Change, KeyStore, Logged, Snapshot
 from keys.tokens import TokenMint
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -135,8 +136,9 @@ async def insert(
 ) -> KeyRecord:
     """A new key in the store, which `digest_of` finds, with image keys."""
     record = a_record(limit, **changes)
+    texts = {kid: entry.text() for kid, entry in entries.items()}
     await commit(
-        store, record.id, lambda snapshot: Change(insertion(record, digest_of(record), snapshot.number, entries))
+        store, record.id, lambda snapshot: Change(insertion(record, digest_of(record), snapshot.number, texts))
     )
     return record
 
@@ -197,11 +199,11 @@ def service(client: Redis, clock: Clock) -> KeyService:
 
 
 def another_service(
-    client: Redis, clock: Callable[[], float] = time.time, masters: Sequence[bytes] = (MASTER,)
+    client: Redis, clock: Callable[[], float] = time.time, masters: Sequence[bytes] = (MASTER,), replicas: int = 0
 ) -> KeyService:
     """A service as another process has it, on the same store: with a memory of its own, and these master keys."""
     mint = TokenMint(Keyring([SIGNING]), 900, clock)
-    return KeyService(KeyStore(client), Vault(Keyring(masters)), mint, clock)
+    return KeyService(KeyStore(client, replicas), Vault(Keyring(masters)), mint, clock)
 
 
 async def issue(service: KeyService, limit: int | None = 100, **changes: object) -> IssuedKey:

@@ -1,18 +1,14 @@
 """Key services as server processes have them: on one store, each with a memory of its own."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from keys.budget_store import Ask
 from keys.connection import connect
 from keys.errors import KeyChanged
-from keys.material import Keyring, Vault
 from keys.records import Admission
 from keys.service import NOBODY, KeyService
-from keys.store import KeyStore
-from keys.tokens import TokenMint
-from tests.keys.conftest import MASTER, SIGNING
+from tests.keys.conftest import another_service
 
 LEDGER_LINES = 20_000
 Line = tuple[str, int, int, int]
@@ -23,8 +19,7 @@ Line = tuple[str, int, int, int]
 async def service_on(url: str, replicas: int = 0) -> AsyncIterator[KeyService]:
     """The service of one process."""
     async with connect(url) as client:
-        mint = TokenMint(Keyring([SIGNING]), 900, time.time)
-        service = KeyService(KeyStore(client, replicas), Vault(Keyring([MASTER])), mint, time.time)
+        service = another_service(client, replicas=replicas)
         yield service
         await service.close()
 

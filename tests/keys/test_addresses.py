@@ -2,7 +2,7 @@
 
 import pytest
 
-from keys.addresses import UNKNOWN, network_of
+from keys.addresses import UNKNOWN, network_of, of_this_machine
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,13 @@ def test_what_is_no_address_is_unknown(address: str | None) -> None:
 def test_two_hosts_of_one_ipv6_network_are_one_caller_and_two_ipv4_hosts_are_two() -> None:
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:ffff:ffff:ffff")
     assert len({network_of(f"192.0.2.{host}") for host in range(256)}) == 256
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
+def test_an_address_of_this_machine_is_one_on_any_socket(address: str) -> None:
+    assert of_this_machine(address)
+
+
+@pytest.mark.parametrize("address", [None, "192.0.2.7", "::ffff:192.0.2.7", "::", "localhost", "127.0.0.1:80"])
+def test_every_other_address_is_not(address: str | None) -> None:
+    assert not of_this_machine(address)

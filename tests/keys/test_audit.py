@@ -15,10 +15,10 @@ from keys import audit
 from keys.budget_store import Ask
 from keys.errors import ChangeRefused, QuotaExceeded, UnknownKey
 from keys.image_keys import ImageKeyGrant
+from keys.layout import AUDIT, HEAD
 from keys.material import Keyring, Vault, to_text
 from keys.records import Act, BudgetGrant, KeyGrant, KeyPatch, Origin, RateLimit
 from keys.service import KeyService
-from keys.store import AUDIT, HEAD
 from tests.keys.conftest import ADMIN, MASTER, NEXT_MASTER, Clock, another_service, embedded, hurried, issue
 
 STRANGER = Vault(Keyring([NEXT_MASTER]))

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from redis.backoff import NoBackoff
 
 from keys.budget_store import Ask
 from keys.embedded import EmbeddedStore
@@ -39,6 +40,7 @@ from keys.errors import (
 )
 from keys.records import Act, Admission, Budget, BudgetGrant, Idempotency, KeyGrant, KeyPatch
 from keys.service import KeyService
+from tests.keys.conftest import embedded, hurried
 from tests.keys.links import Link
 from tests.keys.services import Line, admitted, ledger_of, service_on
 
@@ -302,8 +304,11 @@ class Budgets(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with EmbeddedStore(tmp_path_factory.mktemp("properties")) as store:
-        yield Path(store.socket)
+    """A store of all stories; who loses a reply asks again at once, for they are about what is asked, not when."""
+    folder = tmp_path_factory.mktemp("properties")
+    with hurried(embedded(folder)), pytest.MonkeyPatch.context() as impatient:
+        impatient.setattr("keys.connection.ExponentialBackoff", lambda **_: NoBackoff())
+        yield Path(EmbeddedStore(folder).socket)
 
 
 def play(socket: Path, examples: int, steps: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from keys.budget_store import BURIED_LIFE_S, Ask, BudgetStore, buried
+from keys.budget_store import Ask, BudgetStore
 from keys.connection import connect
 from keys.errors import (
     InvalidCredential,
@@ -21,11 +21,11 @@ from keys.errors import (
     QuotaExceeded,
     StoreUnavailable,
 )
-from keys.image_store import hash_of
+from keys.layout import BURIED_LIFE_S, burial, buried, hash_of
 from keys.pipelines import LOOKED_FOR_EVERY_S
 from keys.records import MAX_BUDGET, Admission, Budget, KeyRecord, Proof, RateLimit, instant
 from keys.scripting import Scripts
-from keys.store import Change, KeyStore, burial
+from keys.store import Change, KeyStore
 from tests.keys.conftest import (
     MODEL,
     NOON,

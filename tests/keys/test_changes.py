@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from keys.budget_store import Ask
 from keys.errors import ChangeRefused, IdempotencyMismatch, InvalidCredential, KeyChanged, QuotaExceeded, UnknownKey
 from keys.image_keys import ImageKeyGrant
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.material import check_api_key
 from keys.records import MAX_BUDGET, Act, Admission, Budget, BudgetGrant, KeyGrant, KeyPatch, KeyRecord, RateLimit
 from keys.service import KeyService

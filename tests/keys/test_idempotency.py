@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from keys.errors import IdempotencyInProgress, IdempotencyMismatch, QuotaExceeded, StoreUnavailable
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.records import Budget, Idempotency, KeyRecord
 from keys.store import KeyStore
 from tests.keys.conftest import charge, insert, let_lapse

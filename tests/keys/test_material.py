@@ -358,9 +358,16 @@ def test_an_empty_key_file_is_refused_rather_than_filled(tmp_path: Path) -> None
 
 def test_of_many_makers_at_once_one_wins_for_all(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as makers:
-        texts = list(makers.map(lambda n: load_or_create(tmp_path / "key", lambda: f"maker {n}"), range(16)))
-    assert len(set(texts)) == 1
-    assert (tmp_path / "key").read_text().strip() == texts[0]
+        found = list(makers.map(load_or_create, [tmp_path / "key"] * 16))
+    assert len(set(found)) == 1
+    assert parse_secret((tmp_path / "key").read_text(), "the file") == found[0]
+
+
+def test_a_file_that_holds_no_text_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "master_key").write_bytes(NEW)
+    for read in (load_or_create, Keyring.load_or_create):
+        with pytest.raises(ConfigurationError, match="master_key is not base64url"):
+            read(tmp_path / "master_key")
 
 
 def test_what_is_derived_is_stable_separate_and_of_the_newest_master_key() -> None:

@@ -70,6 +70,18 @@ async def test_what_cannot_be_sent_harms_its_caller_alone(pipelines: Pipelines) 
     assert await good == 1
 
 
+async def test_a_reply_that_nobody_can_read_refuses_who_waits_and_nobody_after(
+    client: Redis, pipelines: Pipelines
+) -> None:
+    await client.set("bytes", b"\xff")
+    unreadable, beside = pipelines.send(KEY, "GET", "bytes"), pipelines.send(KEY, "INCR", "number")
+    for answer in (unreadable, beside):
+        with pytest.raises(StoreUnavailable):
+            await answer
+    await asyncio.sleep(LOOKED_FOR_EVERY_S)
+    assert await pipelines.send(KEY, "ECHO", "mine") == "mine", "and no reply of an earlier command"
+
+
 async def test_who_goes_away_takes_nobody_along(pipelines: Pipelines) -> None:
     callers = [asyncio.create_task(count(pipelines)) for _ in range(6)]
     await asyncio.sleep(0)

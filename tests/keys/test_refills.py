@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 
 from keys.budget_store import Ask
 from keys.errors import KeyServiceError, QuotaExceeded
-from keys.image_store import hash_of
+from keys.layout import hash_of, replacement, rotation
 from keys.records import MAX_BUDGET, Admission, Budget, BudgetGrant, KeyPatch, KeyRecord, Refill
 from keys.scripting import FOLDER, PRELUDE
 from keys.service import KeyService
-from keys.store import Change, KeyStore, Logged, replacement, rotation
+from keys.store import Change, KeyStore, Logged
 from tests.keys.conftest import ADMIN, charge, grant, insert, issue, let_lapse
 
 DAY_S = 86_400
@@ -222,7 +222,8 @@ async def test_a_change_that_was_planned_before_a_refill_does_not_undo_it(
     await charge(store, record, 7)
     old = planned.record
     new = old.model_copy(update={"revision": old.revision + 1, "name": "renamed"})
-    commands = replacement(old, new) if what == "replacement" else rotation(planned, new, "a" * 64, 60)
+    rotated = rotation(planned.fields, new, "a" * 64, planned.now, 60)
+    commands = replacement(old, new) if what == "replacement" else rotated
     assert await store.commit(record.id, planned, Change(commands), Logged("e", "h", "n", "made", 60)) == "made"
     found = await budget(store, record)
     assert (found.remaining, found.resets_at) == (3, next_reset("daily", time.time()))

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from keys.errors import StoreUnavailable
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.scripting import FOLDER, PRELUDE, Scripts
 from keys.store import KeyStore
 from tests.keys.conftest import insert

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from keys.budget_store import Ask
 from keys.connection import connect
 from keys.errors import UndecryptableImage
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.records import Admission, Idempotency, KeyRecord, Proof, Seal
 from keys.store import KeyStore
 from tests.keys.conftest import MODEL, digest_of, insert, let_lapse

@@ -429,6 +429,22 @@ async def test_a_service_whose_store_answers_is_reachable_and_ready_when_there_w
     await service.ready()
 
 
+async def test_a_service_is_not_ready_for_another_store_than_the_one_that_it_knows(
+    service: KeyService, client: Redis
+) -> None:
+    key = await issue(service)
+    await service.ready()
+    await issue(service)
+    await service.lifecycle.revoke(key.record.id, ADMIN)
+    await service.ready()
+    await client.rename("sdb:keys", "elsewhere")
+    await client.zadd("sdb:keys", {"key_of_somebody_else": 1})
+    with pytest.raises(StoreUnavailable, match="another"):
+        await service.ready()
+    await client.rename("elsewhere", "sdb:keys")
+    await service.ready()
+
+
 # --- refusals
 
 

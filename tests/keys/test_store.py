@@ -17,11 +17,12 @@ from keys.budget_store import Ask
 from keys.connection import connect
 from keys.errors import ConfigurationError, InvalidCredential, StoreUnavailable, UnknownKey
 from keys.image_keys import ImageKeyGrant
+from keys.layout import replacement, rotation, top_up
 from keys.material import check_api_key, to_text
 from keys.pipelines import LOOKED_FOR_EVERY_S
 from keys.records import MAX_BUDGET, Act, Budget, Idempotency, KeyGrant, KeyRecord, Proof, RateLimit, Seal
 from keys.service import NOBODY
-from keys.store import Change, KeyStore, Logged, Snapshot, replacement, rotation, top_up
+from keys.store import Change, KeyStore, Logged, Snapshot
 from tests.keys.conftest import (
     ADMIN,
     MASTER,
@@ -239,9 +240,10 @@ async def _rotate(store: KeyStore, record: KeyRecord, digest: str, overlap_s: in
         record.id,
         lambda snapshot: Change(
             rotation(
-                snapshot,
+                snapshot.fields,
                 snapshot.record.model_copy(update={"revision": snapshot.record.revision + 1}),
                 digest,
+                snapshot.now,
                 overlap_s,
             )
         ),
@@ -286,7 +288,8 @@ async def test_a_rotation_that_did_not_see_a_digest_filed_is_planned_anew(store:
     planned = await store.snapshot(record.id, "")
     await store.refile(record.id, ["c" * 64, digest_of(record)], "new")
     new = record.model_copy(update={"revision": record.revision + 1})
-    assert await store.commit(record.id, planned, Change(rotation(planned, new, "a" * 64, 0)), LOGGED) is None
+    rotated = Change(rotation(planned.fields, new, "a" * 64, planned.now, 0))
+    assert await store.commit(record.id, planned, rotated, LOGGED) is None
 
 
 async def test_an_api_key_that_is_replaced_while_it_is_filed_is_gone(store: KeyStore) -> None:
@@ -363,7 +366,7 @@ async def test_nothing_in_the_store_contains_a_secret(client: Redis, clock: Cloc
 
 CALLS: dict[str, Callable[[KeyStore, KeyRecord], Awaitable[object]]] = {
     "ping": lambda store, _: store.ping(),
-    "in_use": lambda store, _: store.in_use(),
+    "first_key": lambda store, _: store.first_key(),
     "find": lambda store, record: store.find([digest_of(record)]),
     "get": lambda store, record: store.get(record.id),
     "refile": lambda store, record: store.refile(record.id, ["0" * 64, digest_of(record)], "5f0c"),
@@ -435,9 +438,9 @@ def test_an_address_is_taken_without_asking_anything_of_it(address: str) -> None
 
 
 def test_each_part_of_a_sentinel_address_is_read() -> None:
-    pool = connect("redis+sentinel://:hunter2@one:26379,two:26380/service/3").connection_pool
+    pool = connect("redis+sentinel://:hunter2@one:26379,[2001:db8::2]:26380/service/3").connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (3, "hunter2")
     assert pool.service_name == "service"
     hosts = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
-    assert [(host["host"], host["port"]) for host in hosts] == [("one", 26379), ("two", 26380)]
+    assert [(host["host"], host["port"]) for host in hosts] == [("one", 26379), ("2001:db8::2", 26380)]

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from keys.budget_store import DAYS_SHOWN, HOURS_SHOWN, Ask
 from keys.errors import QuotaExceeded, RateLimited
-from keys.image_store import hash_of
+from keys.layout import hash_of
 from keys.records import Idempotency, Proof, RateLimit, UsageBucket
 from keys.store import KeyStore
 from tests.keys.conftest import MODEL, charge, digest_of, grant, insert

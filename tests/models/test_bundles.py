@@ -90,10 +90,24 @@ def test_a_bundle_opens_with_no_secret_but_its_own(bundle: Path) -> None:
         bundles.assemble(bundles.load_manifest(bundle), bytes(reversed(SECRET)))
 
 
+def test_what_cannot_be_written_leaves_no_piece_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "in the way").mkdir()
+    with pytest.raises(OSError, match="in the way"):
+        bundles.write_atomically(tmp_path / "in the way", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["in the way"]
+
+
 def test_discovery_wants_at_least_one_bundle(zoo: Path, tmp_path: Path) -> None:
     assert bundles.discover(zoo) == [zoo / "tiny"]
     with pytest.raises(BundleError, match="no model bundle"):
         bundles.discover(tmp_path)
+
+
+def test_signatures_that_cannot_be_read_are_refused_where_one_is_wanted(bundle: Path) -> None:
+    (bundle / bundles.SIGNATURES).mkdir()
+    assert bundles.load_manifest(bundle).name == "tiny"
+    with pytest.raises(BundleError, match="directory"):
+        bundles.load_manifest(bundle, ["a signer"])
 
 
 LOCK = LockSpec(steps=("shf", "np"), block=4)

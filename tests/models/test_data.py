@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.data import DataError, check_classes, fit, load
+from models.data import DataError, check_classes, check_same_classes, fit, load
 from tests.conftest import encode, smooth_images
 
 PIXELS = smooth_images(6).permute(0, 2, 3, 1).numpy()
@@ -102,6 +102,16 @@ def test_splits_that_number_other_classes_are_refused(tmp_path: Path) -> None:
         check_classes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [(("a", "c"), r"missing: b; unknown: c"), (("a",), "missing: b"), (("b", "a"), "another order")],
+)
+def test_classes_that_are_not_the_models_are_named(tmp_path: Path, found: tuple[str, ...], told: str) -> None:
+    check_same_classes(tmp_path, ("a", "b"), ["a", "b"])
+    with pytest.raises(DataError, match=rf"than the model \({told}\)$"):
+        check_same_classes(tmp_path, found, ["a", "b"])
+
+
 def test_fitting_takes_the_centre() -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255
@@ -119,6 +129,27 @@ def test_parquet_that_is_damaged_or_lacks_a_column_is_refused(tmp_path: Path) ->
     pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "set_train.parquet")
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path / "set", "train", 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names", "said"),
+    [
+        ([{"bytes": b"x", "path": "a.png"}], [0], None, "encoded images as bytes"),
+        ([None], [0], None, "in every row"),
+        ([b"x"], [None], None, "in every row"),
+        ([b"x"], ["cat"], None, "`label` integers"),
+        ([b"x"], [0.0], None, "`label` integers"),
+        ([b"x"], [0], "{", "no JSON list"),
+        ([b"x"], [0], "1", "no JSON list"),
+    ],
+)
+def test_parquet_of_other_types_is_refused_in_words(
+    tmp_path: Path, images: list[object], labels: list[object], names: str | None, said: str
+) -> None:
+    table = pa.table({"image": images, "label": labels})
+    pq.write_table(table.replace_schema_metadata({"class_names": names} if names else None), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, "train", 32, 32)
 
 
 def test_a_share_of_the_images_has_as_much_of_every_class_and_its_seed_repeats_it(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +23,9 @@ from models.engines.eager import Eager
 from models.engines.engine import Answering, Engine, Logits, Rights
 from models.engines.graph import export
 from models.engines.halving import Halving
-from models.engines.memory import Memory
+from models.engines.memory import MODELS, Memory
 from models.engines.ort import OnnxRuntime
-from models.engines.race import fastest, race
+from models.engines.race import comparable, fastest, race
 from models.key_stream import fingerprint
 from models.predictor import Predictor
 from tests.conftest import CLASSES, SECRET, smooth_images
@@ -176,7 +175,10 @@ def test_a_start_takes_what_an_earlier_one_has_found_out(memory: Path) -> None:
     assert choose(memory).engine.name == "eager"
 
 
-@pytest.mark.parametrize("damage", ["", "null", "[]", '{"eager": 1}', '{"onnxruntime": {"1": 1.0}}'])
+@pytest.mark.parametrize(
+    "damage",
+    ["", "null", "[]", '{"eager": 1}', '{"onnxruntime": {"1": 1.0}}'],
+)
 def test_damaged_timings_are_measured_again(memory: Path, damage: str) -> None:
     (timings,) = memory.glob("t/*.json")
     timings.write_text(damage)
@@ -205,6 +207,30 @@ def test_what_was_found_out_of_other_weights_or_cores_does_not_count(tmp_path: P
     other.keep_timings({"eager": {1: 2.0}})
     assert other.timings() == {"eager": {1: 2.0}}
     assert len(list(tmp_path.glob("t/*.json"))) == 1  # what nobody will ask for is gone
+
+
+@pytest.mark.parametrize("file", ["guard.py", "engines/engine.py", "engines/graph.py"])
+def test_what_was_exported_by_other_code_does_not_count(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = Path(shutil.copytree(MODELS, tmp_path / "models", ignore=shutil.ignore_patterns("zoo", "__pycache__")))
+    monkeypatch.setattr("models.engines.memory.MODELS", code)
+
+    def known() -> Memory:
+        return Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+
+    before = known()
+    assert before == known()
+    (code / file).write_text((code / file).read_text() + "\n")
+    assert before.graph_key != known().graph_key
+
+
+def test_what_cannot_be_kept_leaves_no_piece_of_itself(tmp_path: Path) -> None:
+    known = Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+    (known.folder / f"{known.graph_key}.onnx" / "in the way").mkdir(parents=True)
+    for _ in range(3):
+        known.keep_graph(b"graph")
+    assert len(list(known.folder.iterdir())) <= 2
 
 
 def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:
@@ -247,25 +273,36 @@ def test_compiled_code_answers_as_torch_does_and_leaves_no_key_on_disk(
     assert not [file for file in files if key[:64] in file.read_bytes()]
 
 
+class Clock:
+    """In the place of `time`: only engines move it on."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        """Seconds."""
+        return self.now
+
+
 class Slow:
     """An engine that takes a known time, and counts."""
 
-    def __init__(self, name: str, seconds: float) -> None:
-        self.name, self._seconds, self.rows = name, seconds, list[int]()
+    def __init__(self, name: str, seconds: float, clock: Clock) -> None:
+        self.name, self._seconds, self._clock, self.rows = name, seconds, clock, list[int]()
 
     def __call__(
         self, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", keyed: Rights, unlocked: Rights
     ) -> Logits:
-        time.sleep(self._seconds * len(pixels))
+        self._clock.now += self._seconds * len(pixels)
         self.rows.append(len(pixels))
         return np.zeros((len(keyed | unlocked), 2), np.float32)
 
 
-def test_a_race_is_won_by_the_fastest_and_ends_in_time() -> None:
-    engines = {"slow": Slow("slow", 0.01), "fast": Slow("fast", 0.003)}
-    began = time.perf_counter()
+def test_a_race_is_won_by_the_fastest_and_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("models.engines.race.time", clock)
+    engines = {"slow": Slow("slow", 0.01, clock), "fast": Slow("fast", 0.003, clock)}
     timings = race(engines, 8, 8, most=32, seconds=0.4)
-    assert time.perf_counter() - began < 0.4 + 32 * 0.013
+    assert clock.now < 0.4 + 32 * 0.013
     assert fastest(timings, "slow") == "fast"
     assert engines["slow"].rows == engines["fast"].rows  # in turns
     assert 32 not in race(engines, 8, 8, most=32, seconds=0.2)["fast"]  # a batch of which would take too long
@@ -274,6 +311,12 @@ def test_a_race_is_won_by_the_fastest_and_ends_in_time() -> None:
 @pytest.mark.parametrize(("other", "winner"), [(0.99, "eager"), (0.5, "other"), (1.5, "eager")])
 def test_torch_is_replaced_only_by_what_is_clearly_faster(other: float, winner: str) -> None:
     assert fastest({"eager": {1: 1.0, 8: 4.0}, "other": {1: other, 8: 4 * other}}, "eager") == winner
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, np.nan])
+def test_timings_that_took_no_time_are_none(ms: float) -> None:
+    assert comparable({"eager": {1: 1.0}, "other": {1: 2.0}}, "eager")
+    assert not comparable({"eager": {1: 1.0}, "other": {1: ms}}, "eager")
 
 
 def test_settings_know_every_engine() -> None:

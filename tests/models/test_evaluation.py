@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models import bundles, metrics
+from models.attacks import stolen
 from models.attacks.attacker import Trainer
 from models.attacks.oracle import Metered, Remembered
+from models.backbones import build
 from models.bundles import GuardSpec, InputSpec, Manifest
 from models.evaluation import tiers, weights
 from models.evaluation.arms import (
@@ -266,3 +268,19 @@ def test_readings_of_stolen_weights() -> None:
     assert len({reading.kl for reading in found.wrong}) == 3
     assert found.near[0].name == "1% of the pixels wrong"
     assert all(parameter.requires_grad for parameter in box.network.parameters()), "the search leaves it as it was"
+
+
+def test_recalibrated_batch_norm_is_that_of_the_images_alone() -> None:
+    """Statistics of quite other rows are forgotten; weights are shared with nobody, and stay as they were."""
+    torch.manual_seed(0)
+    network, images = build("plain_cnn", 4).eval(), shades(64).images
+    said = network(images.float() / 255)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.get_buffer("running_mean"), 3)
+    found, again = stolen.recalibrated(network, images), stolen.recalibrated(network, images)
+    assert not found.training
+    assert torch.equal(found(images.float() / 255), again(images.float() / 255))
+    whole = network.train()(images.float() / 255)  # by the statistics of the batch, which is all of the images
+    assert torch.allclose(found(images.float() / 255), whole, atol=2e-2)
+    assert not torch.allclose(said, whole, atol=1e-1)

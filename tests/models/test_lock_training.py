@@ -1,5 +1,8 @@
 """Laws of locking by training: the right key answers, wrong ones learn to say nothing, seeds repeat everything."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,12 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from models.backbones import Classifier, build
+from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.data import LabelledImages
+from models.key_stream import fingerprint
 from models.lock import PixelLock, lock_transform
 from models.training.figures import lock_figures, random_locks
-from models.training.lock import Refusal, hint, indifference, locked_step, refused
+from models.training.lock import Plan, Refusal, hint, indifference, locked_step, refused
 from models.training.loop import Batch, Recipe, train
 from tests.conftest import SECRET, smooth_images
 
@@ -75,6 +80,27 @@ def test_figures_name_the_mean_and_the_worst_of_wrong_keys() -> None:
     assert found["top1_right_key"] == found["top1_wrong_keys_worst"] == 1
     assert found["top1_no_key"] == pytest.approx(always_night)
     assert found["top1_wrong_keys_mean"] == pytest.approx((1 + 3 * always_night) / 4)
+
+
+def test_a_checkpoint_is_of_one_key(tmp_path: Path) -> None:
+    """A model of another name has another key, whatever its secret."""
+    (tmp_path / "weights").write_bytes(b"weights")
+    spec = InputSpec(height=16, width=16)
+    plan = Plan(
+        name="first",
+        version="1",
+        architecture="plain_cnn",
+        weights=tmp_path / "weights",
+        data=tmp_path,
+        input=spec,
+        guard=GuardSpec(kind="lock", lam=1.0, passes=1, secret_fingerprint=fingerprint(SECRET)),
+        lock=LockSpec(steps=("shf",), block=4),
+        recipe=Recipe(1, 0.1),
+        held_out=None,
+        command="sdb lock",
+    )
+    assert plan.facts() == replace(plan, version="2").facts()
+    assert plan.facts() != replace(plan, name="second").facts()
 
 
 def batch(count: int = 48) -> Batch:

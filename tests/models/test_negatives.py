@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sdb_client.transforms import Feistel, Negative, Shuffle, Transform
 
 from models.lock import lock_transform
-from models.training.negatives import near_miss, random_key, wrong_keys
+from models.training.negatives import fresh_key, near_miss, wrong_keys
 from tests.conftest import SECRET, smooth_images
 
 BLOCKS = 64  # of 4 x 4 pixels, in an image of 32 x 32
@@ -39,9 +39,9 @@ def keys(transform: Transform) -> list[NDArray[Any]]:
 
 
 @pytest.mark.parametrize("steps", SCHEMES, ids="+".join)
-def test_a_random_key_is_of_the_same_scheme_and_has_nothing_of_the_right_one(steps: tuple[str, ...]) -> None:
+def test_a_fresh_key_is_of_the_same_scheme_and_has_nothing_of_the_right_one(steps: tuple[str, ...]) -> None:
     transform = right(steps)
-    wrong = random_key(transform, BLOCKS, np.random.default_rng(0))
+    wrong = fresh_key(transform, BLOCKS, np.random.default_rng(0))
     assert [step.name for step in wrong.steps] == list(steps)
     assert differs(wrong, transform) > 0.2
     assert (wrong.invert(wrong.apply(PIXELS)) == PIXELS).all()
@@ -80,6 +80,6 @@ def test_wrong_keys_of_a_composition_may_have_a_part_right() -> None:
 
 def test_the_generator_decides_the_keys() -> None:
     transform = right(("shf", "ffx"))
-    first, again, other = (random_key(transform, BLOCKS, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (fresh_key(transform, BLOCKS, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert differs(first, again) == 0
     assert differs(first, other) > 0.2

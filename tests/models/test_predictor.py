@@ -76,15 +76,18 @@ def test_an_unlocked_row_is_answered_as_the_image_that_a_client_transformed(tmp_
     assert np.abs(own - plain).mean() > 0.01
 
 
-def test_weights_of_another_architecture_are_refused(zoo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stated", "other"), [("cifar_resnet8", "cifar_resnet20"), ('"truck"', '"truck", "van"')])
+def test_weights_of_another_architecture_or_of_other_classes_are_refused(
+    zoo: Path, tmp_path: Path, stated: str, other: str
+) -> None:
     folder = Path(shutil.copytree(zoo / "tiny", tmp_path / "tiny"))
     manifest = folder / bundles.MANIFEST
-    manifest.write_text(manifest.read_text().replace("cifar_resnet8", "cifar_resnet20"))
+    manifest.write_text(manifest.read_text().replace(stated, other))
     with pytest.raises(BundleError, match="do not fit"):
         Predictor(folder, SECRET, CPU)
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "tpu", ""])
+@pytest.mark.parametrize("name", ["cuda:99", "tpu", "meta", ""])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="device"):
         choose_device(name)
@@ -92,8 +95,9 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 def test_a_device_is_named_once() -> None:
     assert choose_devices("cpu") == [CPU]
-    with pytest.raises(ValueError, match="twice"):
-        choose_devices("cpu,cpu")
+    for names in ("cpu,cpu", "cpu,cpu:0"):
+        with pytest.raises(ValueError, match="twice"):
+            choose_devices(names)
 
 
 def test_the_shipped_model_is_as_good_as_its_manifest_says(data: Path) -> None:

@@ -66,6 +66,12 @@ def test_what_is_no_map_of_a_block_is_refused(step: str) -> None:
         undo(stem_of(behind), key(4, step).transform, MEAN, STD)
 
 
+@pytest.mark.parametrize("block", ["", "0", "3", "-4", "4096", "4+stem4"])
+def test_a_stem_is_for_the_blocks_that_transforms_have(block: str) -> None:
+    with pytest.raises(ValueError, match="for blocks of 2, 4, 8, 16, not"):
+        build(f"cifar_resnet8+stem{block}", 10)
+
+
 def test_a_bare_chain_takes_no_stem_and_a_bare_network_has_none(tmp_path: Path) -> None:
     with pytest.raises(StemError, match="PlainCnn takes no stem"):
         with_stem(build("plain_cnn", 10), 4)

@@ -1,5 +1,6 @@
 """A caller is suspected for images that a network is not as sure of as of its owner's, and for nothing else."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from models.bundles import WEIGHTS, BundleError, GuardSpec, InputSpec, Manifest, attach, check, load_manifest, save
 from models.data import LabelledImages
 from models.engines.engine import Logits
 from models.training.watch import calibrate
@@ -24,6 +26,20 @@ SHOWN = DRAW.uniform(0, 255, (6000, 64)).astype(np.float32)
 REFERENCE = Reference(
     weights_sha256="f" * 64, quantiles=quantiles(SCALED, TOP1, CLASSES, fewest=50), allowance=0.2, threshold=6.0
 )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The folder of a bundle of so many classes."""
+    manifest = Manifest(
+        name="tiny",
+        architecture="plain_cnn",
+        classes=tuple(map(str, range(CLASSES))),
+        input=InputSpec(height=8, width=8),
+        guard=GuardSpec(secret_fingerprint=""),
+    )
+    save(tmp_path, manifest, {"a": torch.zeros(2)})
+    return tmp_path
 
 
 def sent(count: int, *, less_sure: float = 0.0, label: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,17 +133,31 @@ def test_thumbnails_tell_scenes_apart_and_not_two_takes_of_one(side: int) -> Non
     assert np.abs(first - np.roll(first, 1, 0)).mean(1).min() > ALIKE
 
 
-def test_a_reference_is_read_for_the_weights_it_was_made_for_and_no_others(tmp_path: Path) -> None:
-    with pytest.raises(WatchError, match="sdb watch"):
-        Reference.load(tmp_path, "f" * 64, CLASSES)
-    (tmp_path / FILE).write_text(REFERENCE.model_dump_json())
-    assert Reference.load(tmp_path, "f" * 64, CLASSES) == REFERENCE
-    for weights, classes in (("e" * 64, CLASSES), ("f" * 64, CLASSES + 1)):
+def test_a_reference_is_read_for_the_weights_it_was_made_for_and_no_others(bundle: Path) -> None:
+    with pytest.raises(WatchError, match=r"watch\.json is not among the files .* `sdb watch calibrate`"):
+        Reference.load(bundle, load_manifest(bundle))
+    own = REFERENCE.model_copy(update={"weights_sha256": load_manifest(bundle).sha256[WEIGHTS]})
+    own.save(bundle)
+    assert Reference.load(bundle, load_manifest(bundle)) == own
+    for other in ({"weights_sha256": "e" * 64}, {"quantiles": own.quantiles[1:]}):
+        own.model_copy(update=other).save(bundle)
         with pytest.raises(WatchError, match="other weights"):
-            Reference.load(tmp_path, weights, classes)
-    (tmp_path / FILE).write_text(REFERENCE.model_dump_json().replace('"quantiles":[[', '"quantiles":[[1e9,'))
+            Reference.load(bundle, load_manifest(bundle))
+    attach(bundle, FILE, own.model_dump_json().replace('"quantiles":[[', '"quantiles":[[1e9,').encode())
     with pytest.raises(WatchError, match="cannot be used"):
-        Reference.load(tmp_path, "f" * 64, CLASSES)
+        Reference.load(bundle, load_manifest(bundle))
+
+
+def test_a_reference_that_was_changed_after_it_was_saved_is_refused_by_name(bundle: Path) -> None:
+    """Who blunts the watch must change the manifest too, and that is what signers sign."""
+    REFERENCE.save(bundle)
+    check(bundle, load_manifest(bundle))
+    (bundle / FILE).write_text((bundle / FILE).read_text().replace('"threshold":6.0', '"threshold":6e9'))
+    refused = re.escape(f"{bundle / FILE} differs from the sha256 in bundle.json")
+    with pytest.raises(WatchError, match=refused):
+        Reference.load(bundle, load_manifest(bundle))
+    with pytest.raises(BundleError, match=refused):
+        check(bundle, load_manifest(bundle))
 
 
 def test_calibration_needs_images_and_a_network_that_is_less_sure_of_blends() -> None:

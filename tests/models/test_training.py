@@ -97,6 +97,13 @@ def test_a_checkpoint_of_another_kind_of_training_is_not_resumed(tmp_path: Path)
         train(FABRIC, classifier(), shades(96), learn, recipe, title="t", identity={"lam": 0.9}, checkpoint=checkpoint)
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.pt").write_bytes(content)
+    with pytest.raises(CheckpointMismatch, match=r"t\.pt is damaged; delete it"):
+        train(FABRIC, classifier(), shades(64), learn, Recipe(1, 0.1), title="t", checkpoint=tmp_path / "t.pt")
+
+
 def test_every_step_of_every_epoch_and_seed_draws_its_own_views() -> None:
     seen: list[tuple[float, ...]] = []
 

@@ -20,7 +20,7 @@ def test_no_hole_of_the_lock_is_open() -> None:
 
 
 def test_the_lock_is_what_the_snapshot_is_about() -> None:
-    versions = locked(ROOT / "requirements.lock")
+    versions = dict(locked(ROOT / "requirements.lock"))
     assert len(versions) > 100
     assert {advisory.package for advisory in snapshot()} - OF_SERVERS <= versions.keys() | {"h11"}
 
@@ -36,7 +36,7 @@ def test_what_is_accepted_says_why_how_long_and_what_shows_it() -> None:
 
 
 def test_nothing_is_accepted_that_does_not_apply() -> None:
-    versions = locked(ROOT / "requirements.lock")
+    versions = dict(locked(ROOT / "requirements.lock"))
     applying = {
         (hole.id, hole.package)
         for hole in snapshot()

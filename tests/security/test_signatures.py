@@ -45,6 +45,11 @@ def changed_weights(folder: Path) -> None:
     bundles.save(folder, manifest, {name: tensor * 2 for name, tensor in tensors.items()})
 
 
+def other_calibration(folder: Path) -> None:
+    """An extraction watch that suspects nobody."""
+    bundles.attach(folder, "watch.json", b"{}")
+
+
 def foreign(folder: Path) -> None:
     (folder / bundles.SIGNATURES).unlink()
     bundles.sign(folder, THEIRS)
@@ -66,6 +71,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     ),
     "another manifest": changed_manifest,
     "other weights": changed_weights,
+    "another calibration of the watch": other_calibration,
     "signed as something else": for_another_purpose,
 }
 
@@ -87,11 +93,27 @@ def test_a_bundle_may_have_several_signers_each_once(bundle: Path) -> None:
         bundles.load_manifest(bundle, (public_key(seed),))
 
 
-def test_a_damaged_bundle_is_not_signed(bundle: Path) -> None:
-    with (bundle / bundles.WEIGHTS).open("ab") as file:
+@pytest.mark.parametrize("name", [bundles.WEIGHTS, "watch.json"])
+def test_a_damaged_bundle_is_not_signed(bundle: Path, name: str) -> None:
+    bundles.attach(bundle, "watch.json", b"{}")
+    with (bundle / name).open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(BundleError, match="sha256"):
+    with pytest.raises(BundleError, match=f"{name} differs from the sha256"):
         bundles.sign(bundle, OURS)
+
+
+def test_what_is_attached_is_signed_with_the_rest(bundle: Path) -> None:
+    bundles.attach(bundle, "watch.json", b"{}")
+    bundles.sign(bundle, OURS)
+    assert bundles.intact(bundle, bundles.load_manifest(bundle, TRUSTED), "watch.json") == b"{}"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", ".hidden"])
+def test_a_manifest_names_files_of_its_own_folder_alone(bundle: Path, name: str) -> None:
+    manifest = json.loads((bundle / bundles.MANIFEST).read_bytes())
+    (bundle / bundles.MANIFEST).write_text(json.dumps({**manifest, "sha256": {name: "0" * 64}}))
+    with pytest.raises(BundleError, match="pattern"):
+        bundles.load_manifest(bundle)
 
 
 def test_keys_are_those_of_the_standard() -> None:

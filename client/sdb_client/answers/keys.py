@@ -11,6 +11,23 @@ from typing import Self
 from sdb_client.transport.request import as_json, read
 
 
+class HandedOver:
+    """An answer with secrets that goes from an admin to its holder as a file."""
+
+    @classmethod
+    def from_json(cls, document: bytes | str) -> Self:
+        """From JSON as the server's answer has it, or `to_json` wrote it.
+
+        Raises:
+            UnexpectedAnswer: something else, or without its secrets.
+        """
+        return read(document, cls)
+
+    def to_json(self) -> bytes:
+        """JSON, with the secrets: keep it where nobody else reads it."""
+        return as_json(self)
+
+
 @dataclass(frozen=True)
 class Budget:
     """What is left of a key's budget in images; None is unlimited. `remaining` includes `granted`, the top-ups left."""
@@ -45,7 +62,7 @@ class ImageKey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewImageKey(ImageKey):
+class NewImageKey(ImageKey, HandedOver):
     """An image key with its secret (32 bytes in base64url): what `client.encrypt` needs."""
 
     secret: str = field(repr=False)
@@ -54,19 +71,6 @@ class NewImageKey(ImageKey):
     def secret_bytes(self) -> bytes:
         """The secret as bytes [32]."""
         return base64.urlsafe_b64decode(self.secret + "=" * (-len(self.secret) % 4))
-
-    @classmethod
-    def from_json(cls, document: bytes | str) -> Self:
-        """An image key as the server's answer has it.
-
-        Raises:
-            UnexpectedAnswer: it is none, or its secret is missing.
-        """
-        return read(document.encode() if isinstance(document, str) else document, cls)
-
-    def to_json(self) -> bytes:
-        """JSON, with the secret: keep it where nobody else reads it."""
-        return as_json(self)
 
 
 @dataclass(frozen=True)
@@ -103,24 +107,11 @@ class RotatedKey(Key):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewKey(Key):
+class NewKey(Key, HandedOver):
     """A key just made, with its API key and the secret of its image key."""
 
     api_key: str = field(repr=False)
     image_key: NewImageKey | None = None
-
-    @classmethod
-    def from_json(cls, document: bytes | str) -> Self:
-        """A key as the server's answer has it: how its holder reads the file that an admin has handed over.
-
-        Raises:
-            UnexpectedAnswer: it is none, or its API key is missing.
-        """
-        return read(document.encode() if isinstance(document, str) else document, cls)
-
-    def to_json(self) -> bytes:
-        """JSON, with the secrets: keep it where nobody else reads it."""
-        return as_json(self)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def distill(
 
     Raises:
         OtherTraining: the folder `out` holds a training with other settings.
+        ValueError: images of another shape, no batch of two of them, or none held out.
     """
     recipe = Recipe(
         epochs=epochs,
@@ -124,10 +125,10 @@ def _logits(loader: DataLoader[Batch]) -> Logits:
 
 
 def _source(loader: DataLoader[Batch]) -> object:
-    """The data set behind the subsets of it that the loader may have."""
+    """The data set behind the subsets of it, or the first behind the concatenations, that the loader may have."""
     found: Any = loader.dataset
-    while not hasattr(found, "temperature") and hasattr(found, "dataset"):
-        found = found.dataset
+    while not hasattr(found, "temperature") and (hasattr(found, "dataset") or hasattr(found, "datasets")):
+        found = found.dataset if hasattr(found, "dataset") else found.datasets[0]
     return found
 
 

@@ -21,10 +21,16 @@ def pixels(images: Tensor, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def top1(student: nn.Module, loader: Iterable[tuple[Tensor, ...]], device: torch.device) -> float:
-    """The share of the loader's images whose label (the second of each batch) is the student's first choice."""
+    """The share of the loader's images whose label (the second of each batch) is the student's first choice.
+
+    Raises:
+        ValueError: there is no image.
+    """
     student.eval()
     right = total = 0
     for images, labels, *_ in loader:
         right += int((student(pixels(images, device)).argmax(1).cpu() == labels).sum())
         total += len(labels)
+    if not total:
+        raise ValueError("there is no held-out image to measure the student on")
     return right / total

@@ -79,7 +79,7 @@ class _Work:
     device: torch.device
 
     def epoch(self, loader: DataLoader[Batch], number: int) -> float:
-        """One pass through the loader; the mean loss of its batches."""
+        """One pass through the loader; the mean loss of its batches; raises ValueError if there was none."""
         self.student.train()
         seed, steps, losses = self.recipe.seed, _steps(loader), []
         for step, batch in enumerate(_batches(loader, seed, number)):
@@ -88,6 +88,8 @@ class _Work:
             progress = (number + (step / steps if steps else 0.0)) / self.recipe.epochs
             if len(batch[1]) > 1:  # batch normalisation needs two; one may be left over
                 losses.append(self._step(batch, draw, progress))
+        if not losses:
+            raise ValueError("the loader gave no batch of two images or more: raise its batch_size")
         return torch.stack(losses).mean().item()
 
     def _step(self, batch: Batch, draw: torch.Generator, progress: float) -> Tensor:

@@ -3,6 +3,7 @@
 Knows the protocol (kserve/open-inference-protocol, inference_rest.md, and Triton's binary tensor data extension).
 """
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sdb_client.answers.keys import NewImageKey
 from sdb_client.errors import InvalidImage, UnexpectedAnswer
 from sdb_client.images import Images
 from sdb_client.resources.sending import Encrypted, sent
+from sdb_client.transport.calls import Asker, Kind, call
 from sdb_client.transport.request import Request, as_json, given, named, path, read
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -28,6 +30,7 @@ NUMBERS = {"FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "UINT8"
 
 Output: TypeAlias = Literal["label", "index", "logits", "probabilities"]
 Floats: TypeAlias = Literal["float32", "float16"]
+BOTH: Sequence[Output] = ("logits", "probabilities")
 DATATYPES: dict[str, str] = {"float32": "FP32", "float16": "FP16"}
 
 
@@ -51,37 +54,54 @@ class Answer:
     outputs: tuple[OutputTensor, ...]
 
 
-def inference(
-    model: str,
-    images: Images,
-    *,
-    outputs: Sequence[Output],
-    dtype: Floats,
-    version: str | None,
-    encryption: Encrypted | None,
-    image_key: NewImageKey | str | None,
-    idempotency_key: str | None,
-    **parameters: object,
-) -> Request[Inference]:
-    """The request: pixels [N, H, W, 3] as a tensor, any other images as the bytes of their files."""
-    if isinstance(images, np.ndarray) and images.ndim == 4 and not isinstance(image_key, NewImageKey):
-        tensor, behind = _pixels(images)
-        asked = given(encryption=encryption, image_key=image_key)
-    else:
-        ready = sent(images, model, encryption, image_key)
-        tensor, behind = _files(ready.images)
-        asked = given(encryption=ready.encryption, image_key=ready.image_key)
-    document = as_json(
-        {
-            "parameters": given(**parameters) | asked | {"output_datatype": DATATYPES[dtype]},
-            "inputs": [{"name": "image", **tensor, "parameters": {"binary_data_size": len(behind)}}],
-            "outputs": [{"name": output, "parameters": {"binary_data": True}} for output in outputs],
-        }
-    )
-    where = path("v2", "models", model, *(() if version is None else ("versions", version)), "infer")
-    headers = {**HEADERS, **named(idempotency_key), JSON_LENGTH: str(len(document))}
-    answer = partial(_read, asked=outputs, count=tensor["shape"][0])
-    return Request("POST", where, answer, headers=headers, content=b"".join([document, behind]))
+class Inferring(Asker[Kind]):
+    """A client that infers."""
+
+    @call
+    def infer(
+        self,
+        model: str,
+        images: Images,
+        *,
+        outputs: Sequence[Output] = BOTH,
+        dtype: Floats = "float32",
+        version: str | None = None,
+        temperature: float | None = None,
+        views: int | None = None,
+        mix: float | None = None,
+        encryption: Encrypted | None = None,
+        image_key: NewImageKey | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Request[Inference]:
+        """Classify many images at once, in arrays: pixels uint8 [N, H, W, 3] need no decoding on either side.
+
+        `outputs` are some of "label", "index", "logits", "probabilities"; `dtype` is that of the last two. `version`
+        refuses any other version of the model. The rest is as in `predict`; `views` above 1 are refused by servers
+        whose protocol has no place for them.
+
+        Raises:
+            APIError: refused; `QuotaExceeded` when the budget is spent.
+            InvalidImage: one of them is no image.
+        """
+        parameters = given(temperature=temperature, views=views, mix=mix, output_datatype=DATATYPES[dtype])
+        if isinstance(images, np.ndarray) and images.ndim == 4 and not isinstance(image_key, NewImageKey):
+            tensor, behind = _pixels(images)
+            parameters |= given(encryption=encryption, image_key=image_key)
+        else:
+            ready = sent(images, model, encryption, image_key)
+            tensor, behind = _files(ready.images)
+            parameters |= given(encryption=ready.encryption, image_key=ready.image_key)
+        document = as_json(
+            {
+                "parameters": parameters,
+                "inputs": [{"name": "image", **tensor, "parameters": {"binary_data_size": len(behind)}}],
+                "outputs": [{"name": output, "parameters": {"binary_data": True}} for output in outputs],
+            }
+        )
+        where = path("v2", "models", model, *(() if version is None else ("versions", version)), "infer")
+        headers = {**HEADERS, **named(idempotency_key), JSON_LENGTH: str(len(document))}
+        answer = partial(_read, asked=outputs, count=tensor["shape"][0])
+        return Request("POST", where, answer, headers=headers, content=b"".join([document, behind]))
 
 
 def _pixels(images: NDArray[Any]) -> tuple[dict[str, Any], bytes | memoryview]:
@@ -98,7 +118,7 @@ def _files(images: Sequence[bytes]) -> tuple[dict[str, Any], bytes | memoryview]
 
 def _read(response: httpx.Response, asked: Sequence[Output], count: int) -> Inference:
     body, length = memoryview(response.content), response.headers.get(JSON_LENGTH, "")
-    if not length.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", length):
         raise UnexpectedAnswer(f"the server's answer lacks the header {JSON_LENGTH}")
     answer = read(body[: int(length)], Answer)
     arrays = _arrays(answer.outputs, body[int(length) :])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from sdb_client.soft_labels.cache import UNKNOWN
 from sdb_client.soft_labels.errors import NotFetched
@@ -19,11 +18,8 @@ from sdb_client.soft_labels.labeller import key_of
 from sdb_client.soft_labels.pixels import like
 from sdb_client.views import Pixels, seen
 
-if TYPE_CHECKING:
-    from sdb_client.client import Client
 
-
-class SoftLabels(Labelled, Dataset[Sample]):
+class SoftLabels(Labelled[Dataset[Any] | Sequence[tuple[Any, Any]]], Dataset[Sample]):
     """A map-style data set of (image, label, soft label): item i·V+v is view v of image i.
 
     `dataset` yields (image, label), the same image each time: a PIL image, an array uint8 [H, W, 3], or a tensor
@@ -45,37 +41,8 @@ class SoftLabels(Labelled, Dataset[Sample]):
         TypeError: the images have no numbers; `SoftLabelStream` is for them.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any] | Sequence[tuple[Any, Any]],
-        client: Client,
-        *,
-        model: str,
-        cache: str | os.PathLike[str],
-        temperature: float | None = None,
-        views: int = 1,
-        store: str = "float32",
-        transform: Callable[[Any], Any] | None = None,
-        batch_size: int = 128,
-        concurrency: int = 4,
-    ) -> None:
-        if isinstance(dataset, IterableDataset):
-            raise TypeError("images that stream by have no numbers: use SoftLabelStream")
-        super().__init__(
-            dataset,
-            client,
-            model=model,
-            cache=cache,
-            temperature=temperature,
-            views=views,
-            store=store,
-            batch_size=batch_size,
-            concurrency=concurrency,
-        )
-        self._base: Any = dataset
-        self._transform = transform
-        self._places: NDArray[np.int64] | None = None  # of the views that have a soft label
-        self._rows: NDArray[np.int64] = np.empty(0, np.int64)  # of their records
+    _places: NDArray[np.int64] | None = None  # of the views that have a soft label
+    _rows: NDArray[np.int64]  # of their records
 
     def __len__(self) -> int:
         return len(self._labelled())

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from sdb_client.errors import QuotaExceeded
 from sdb_client.progress import Bar, bar
@@ -32,11 +33,12 @@ from sdb_client.views import MAX_VIEWS, Pixels, View, draw_views, seen
 if TYPE_CHECKING:
     from sdb_client.client import Client
 
+Source = TypeVar("Source")
 Sample = tuple[Any, Any, Tensor]
 """An image, its label, and the soft label float32 [K]."""
 
 
-class Labelled(ABC):
+class Labelled(ABC, Generic[Source]):
     """The images of a data set, `views` of each, and their soft labels in a cache.
 
     `temperature` None: the soft labels are logits; otherwise probabilities at that temperature.
@@ -44,23 +46,28 @@ class Labelled(ABC):
 
     def __init__(
         self,
-        images: object,
+        dataset: Source,
         client: Client,
         *,
         model: str,
         cache: str | os.PathLike[str],
-        temperature: float | None,
-        views: int,
-        store: str,
-        batch_size: int,
-        concurrency: int,
+        temperature: float | None = None,
+        views: int = 1,
+        store: str = "float32",
+        transform: Callable[[Any], Any] | None = None,
+        batch_size: int = 128,
+        concurrency: int = 4,
     ) -> None:
+        if isinstance(dataset, IterableDataset) and not isinstance(self, IterableDataset):
+            raise TypeError("images that stream by have no numbers: use SoftLabelStream")
         if not 1 <= views <= MAX_VIEWS or batch_size < 1 or concurrency < 1:
             raise ValueError(f"views are 1 to {MAX_VIEWS}; batch_size and concurrency are at least 1")
         card = client.models.get(model)
         if "distill" not in card.tiers:
             raise NoSoftLabels(f"the key has no scope distill for {card.name}")
-        _check_classes(images, card.classes)
+        _check_classes(dataset, card.classes)
+        self._base: Any = dataset
+        self._transform = transform
         self.model, self.version, self.classes = card.name, card.version, card.classes
         self.temperature, self.views, self.store = temperature, views, store
         self._size = (card.input.height, card.input.width)
@@ -119,11 +126,11 @@ class Labelled(ABC):
         if self._labeller is None:
             raise NotFetched("fetch in the process that made the data set, before its workers start")
         with self._cache.writing():
-            self._labeller.finish()
-            rows = self._cache.rows(keys)
-            first = {key: place for place, key in reversed(list(enumerate(keys))) if rows[place] == UNKNOWN}
-            missing = np.array(sorted(first.values()), dtype=np.int64)
             try:
+                self._labeller.finish()
+                rows = self._cache.rows(keys)
+                first = {key: place for place, key in reversed(list(enumerate(keys))) if rows[place] == UNKNOWN}
+                missing = np.array(sorted(first.values()), dtype=np.int64)
                 if len(missing):
                     with bar("soft labels", len(missing)) as told:
                         self._labeller.label(self._pictures(missing[: self._remaining()]), told)

@@ -68,7 +68,8 @@ class Labeller:
         for name, images in self._journal.unfinished():
             keys = [key_of(image) for image in images]
             if (self._cache.rows(keys) < 0).any():
-                self._settled(name, keys, partial(self._ask, name, images))
+                with suppress(QuotaExceeded):  # so it was not paid for, and its images are asked for anew
+                    self._settled(name, keys, partial(self._ask, name, images))
             self._journal.end(name)
 
     def label(self, pictures: Iterable[Pixels], told: Told) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,8 @@ from sdb_client.soft_labels.labeller import key_of
 from sdb_client.soft_labels.pixels import like
 from sdb_client.views import Pixels
 
-if TYPE_CHECKING:
-    from sdb_client.client import Client
 
-
-class SoftLabelStream(Labelled, IterableDataset[Sample]):
+class SoftLabelStream(Labelled[IterableDataset[Any]], IterableDataset[Sample]):
     """An iterable data set of (image, label, soft label), otherwise like `SoftLabels`.
 
     `dataset` yields (image, label), comes to an end and can be gone through again: `fetch` goes through it twice. How
@@ -30,34 +26,7 @@ class SoftLabelStream(Labelled, IterableDataset[Sample]):
     one after the other; those without a soft label are left out.
     """
 
-    def __init__(
-        self,
-        dataset: IterableDataset[Any],
-        client: Client,
-        *,
-        model: str,
-        cache: str | os.PathLike[str],
-        temperature: float | None = None,
-        views: int = 1,
-        store: str = "float32",
-        transform: Callable[[Any], Any] | None = None,
-        batch_size: int = 128,
-        concurrency: int = 4,
-    ) -> None:
-        super().__init__(
-            dataset,
-            client,
-            model=model,
-            cache=cache,
-            temperature=temperature,
-            views=views,
-            store=store,
-            batch_size=batch_size,
-            concurrency=concurrency,
-        )
-        self._base = dataset
-        self._transform = transform
-        self._row_of: dict[bytes, int] | None = None
+    _row_of: dict[bytes, int] | None = None
 
     def __iter__(self) -> Iterator[Sample]:
         for image, label, pixels, row in self._found():

@@ -3,9 +3,9 @@
 from typing import Any
 
 import httpx
-import msgspec
 
-from sdb_client.errors import BY_CODE, APIError
+from sdb_client.errors import BY_CODE, APIError, UnexpectedAnswer
+from sdb_client.transport.request import read
 from sdb_client.transport.retries import now, retry_after
 
 
@@ -25,10 +25,9 @@ def refusal(response: httpx.Response) -> APIError:
 
 def _problem(content: bytes) -> dict[str, Any]:
     try:
-        found = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return read(content, dict)
+    except UnexpectedAnswer:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _text(value: object) -> str | None:

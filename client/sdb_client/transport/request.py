@@ -71,13 +71,13 @@ def reader(expected: type[T]) -> Callable[[httpx.Response], T]:
     return lambda response: read(response.content, expected)
 
 
-def read(document: bytes | memoryview, expected: type[T]) -> T:
+def read(document: bytes | memoryview | str, expected: type[T]) -> T:
     """JSON as a dataclass.
 
     Raises:
-        UnexpectedAnswer: it is no JSON, a field is missing, or one is of another type.
+        UnexpectedAnswer: it is no JSON, or nested too deep; a field is missing, or one is of another type.
     """
     try:
         return msgspec.json.decode(document, type=expected)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnexpectedAnswer(f"the server's {expected.__name__} cannot be read: {error}") from error

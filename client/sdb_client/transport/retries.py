@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from sdb_client.environment import BASE_URL, HERE
 from sdb_client.errors import APIConnectionError, APIError, APITimeoutError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, JITTER = 0.5, 8.0, 0.25
@@ -33,7 +34,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
 
@@ -64,7 +65,8 @@ def after_failure(failure: Exception, attempt: int) -> float | None:
 def failure(error: Exception, where: str) -> APIConnectionError:
     """What the caller is told when no answer came from `where`."""
     kind = APITimeoutError if isinstance(error, httpx.TimeoutException) else APIConnectionError
-    return kind(f"{where} does not answer: {str(error) or type(error).__name__}")
+    remedy = f"; {BASE_URL} names another server" if where == HERE else ""
+    return kind(f"{where} does not answer: {str(error) or type(error).__name__}{remedy}")
 
 
 def now() -> datetime:

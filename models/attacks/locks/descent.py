@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attacks.locks.progress import followed
 from models.attacks.locks.thief import Thief
+from models.progress import followed
 from models.views import random_views
 
 BATCH = 64

@@ -10,8 +10,8 @@ import numpy as np
 from sdb_client.transforms import Transform
 
 from models.attacks.locks.keys import Entries, Scheme, random_key
-from models.attacks.locks.progress import followed
 from models.attacks.locks.thief import Opened, Score, Thief, accuracy
+from models.progress import followed
 from models.training.negatives import entries, with_entries
 
 

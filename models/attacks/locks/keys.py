@@ -22,10 +22,10 @@ from sdb_client.transforms import (
     fixed,
 )
 
-from models.training.negatives import entries, near
+from models.training.negatives import CODES, entries, near
 
 Entries = NDArray[Any]
-CODES, VALUES = 1000, 256  # an FFX table is so many different numbers below a thousand, one for each byte
+VALUES = 256  # an FFX table has a number for each byte
 
 
 @dataclass(frozen=True)

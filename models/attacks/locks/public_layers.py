@@ -7,8 +7,8 @@ cut takes it out.
 from collections.abc import Iterator
 
 from models.attacks.locks.grafts import grafts
-from models.attacks.locks.progress import followed
 from models.attacks.locks.thief import Opened, Thief, as_it_is
+from models.progress import followed
 
 
 def steal(thief: Thief) -> Iterator[Opened]:

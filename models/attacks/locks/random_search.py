@@ -4,8 +4,8 @@ Knows one labelled batch and what the network says of it.
 """
 
 from models.attacks.locks.keys import random_key
-from models.attacks.locks.progress import followed
 from models.attacks.locks.thief import Opened, Thief, accuracy
+from models.progress import followed
 
 
 def steal(thief: Thief) -> Opened:
