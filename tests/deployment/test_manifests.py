@@ -32,7 +32,7 @@ from tests.deployment.manifests import (
 )
 
 LATEST = kubernetes_validate.latest_version()
-WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CUSTOM = {"InferenceService", "PodMonitor", "RayService"}  # operators have their schemas; pods are checked as pods
 NAMES = re.compile(r"\bSDB_[A-Z_]+\b")
 OF_COMPOSE = {"SDB_SECRETS", "SDB_LISTEN", "SDB_IMAGE", "SDB_GPU_IMAGE", "SDB_REDIS_IMAGE"} | {
@@ -59,7 +59,9 @@ def test_the_linters_of_dockerfiles_and_shell_find_nothing() -> None:
     check("shellcheck", *SCRIPTS)
 
 
-@pytest.mark.parametrize(("schema", "path"), [("compose-spec", COMPOSE), ("github-workflows", WORKFLOW)])
+@pytest.mark.parametrize(
+    ("schema", "path"), [("compose-spec", COMPOSE), *(("github-workflows", path) for path in WORKFLOWS)]
+)
 def test_the_compose_file_and_the_workflow_keep_their_schemas(schema: str, path: Path) -> None:
     vendored = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / f"{schema}.json"
     jsonschema.validate(yaml.safe_load(path.read_text()), json.loads(vendored.read_text()))
