@@ -43,7 +43,9 @@ class Orders:
 
     def give(self, order: Order) -> None:
         """Let that happen from now on, or once."""
-        self._path.write_text(order.value)
+        whole = self._path.with_suffix(".whole")  # the other process must not read half of it
+        whole.write_text(order.value)
+        whole.replace(self._path)
 
     def withdraw(self) -> None:
         """Let all be well."""
@@ -52,9 +54,10 @@ class Orders:
     def take(self) -> Order | None:
         """What is to happen now."""
         with self._one_at_a_time:
-            if not self._path.exists():
+            try:
+                order = Order(self._path.read_text())
+            except FileNotFoundError:
                 return None
-            order = Order(self._path.read_text())
             if order in {Order.HANG, Order.DIE}:
                 self.withdraw()
             return order
