@@ -17,6 +17,7 @@ from app.errors import Draining, ModelFailed, Overloaded
 
 MOST_STUCK = 8  # threads that do not come back from their work: each holds memory, and no thread can be killed
 LOOKS = 4  # at the workers, within the time that a batch may take
+JOINED_WITHIN_S = 0.01  # of an end, before it is seen who hangs instead
 HANGS, DIED = "hangs", "died"  # why a worker is given up
 
 log = logging.getLogger("sdb.batching")
@@ -135,8 +136,8 @@ class Batcher(Generic[In, Out]):
                 await self._watch
 
     def _join(self) -> None:
-        while any(worker.thread.is_alive() and not worker.stuck(self._limit_s) for worker in self._workers):
-            time.sleep(0.005)
+        while able := list(filter(self._able, self._workers)):
+            able[0].thread.join(JOINED_WITHIN_S)
 
     @property
     def running(self) -> bool:
