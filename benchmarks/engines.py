@@ -92,7 +92,7 @@ def models(work: Path) -> Iterator[Path]:
     spec, classes = InputSpec(height=224, width=224), tuple(map(str, range(1000)))
     manifest = Manifest(name="resnet18", architecture="resnet18", classes=classes, input=spec, guard=guard)
     torch.manual_seed(0)
-    bundles.save(work / "resnet18", manifest, bundles.assemble(manifest, SECRET).state_dict())
+    bundles.save(work / "resnet18", manifest, bundles.assemble(manifest, SECRET).state_dict(), SECRET)
     yield work / "resnet18"
 
 

@@ -23,6 +23,7 @@ from models.guard import SafeDistillationBox
 from models.key_stream import fingerprint, release_secret
 from models.lock import PixelLock, lock_transform
 from models.release import Release
+from models.sealing import SealError, opened, sealed
 from models.signatures import public_key, signed, signer_of
 from models.views import MAX_PASSES
 
@@ -63,6 +64,7 @@ class GuardSpec(_Frozen):
     confidence_edges: tuple[float, ...] = ()
     temperature: Annotated[float, Field(gt=0)] = 4.0
     passes: Annotated[int, Field(ge=1, le=MAX_PASSES)] = 2
+    own_normalisation: bool = False  # of the keyed pass; sealed with the secret
     secret_fingerprint: str
 
     @model_validator(mode="after")
@@ -155,7 +157,33 @@ def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> Safe
     except ValueError as error:
         raise BundleError(str(error)) from error
     network = Classifier(backbone, spec.mean, spec.std)
-    return SafeDistillationBox(network, secret, release, shape=shape, lam=guard.lam, passes=guard.passes, lock=lock)
+    return SafeDistillationBox(
+        network,
+        secret,
+        release,
+        shape=shape,
+        lam=guard.lam,
+        passes=guard.passes,
+        lock=lock,
+        own_normalisation=guard.own_normalisation,
+    )
+
+
+def restore(
+    manifest: Manifest, tensors: dict[str, Tensor], secret: bytes, deployment: bytes = b""
+) -> SafeDistillationBox:
+    """The box that a manifest describes, with the tensors of its bundle.
+
+    Raises:
+        BundleError: as `assemble`; or they are not those of such a box, or sealed with another secret.
+    """
+    box = assemble(manifest, secret, deployment)
+    try:
+        box.load_state_dict(opened(tensors, secret))
+    except (RuntimeError, SealError) as error:
+        what = f"{manifest.architecture} with {len(manifest.classes)} classes"
+        raise BundleError(f"the weights of {manifest.name} do not fit {what}: {error}") from error
+    return box
 
 
 def pixel_lock(spec: LockSpec, secret: bytes, model: str, shape: tuple[int, int, int]) -> PixelLock:
@@ -201,10 +229,13 @@ def _without_head(found: dict[str, Tensor], fresh: dict[str, Tensor], num_classe
     return {**found, **{name: fresh[name] for name in other if found[name].shape != fresh[name].shape}}
 
 
-def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Manifest:
-    """Write a bundle and return its manifest; the manifest with the hashes goes last, so half a bundle never loads."""
+def save(folder: Path, manifest: Manifest, tensors: dict[str, Tensor], secret: bytes) -> Manifest:
+    """Write a bundle and return its manifest; the manifest with the hashes goes last, so half a bundle never loads.
+
+    What is the keyed pass's alone is sealed with the secret.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    content = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    content = save_tensors(sealed(tensors, secret))
     write_atomically(folder / WEIGHTS, content)
     return _write_manifest(folder, manifest, {WEIGHTS: hashlib.sha256(content).hexdigest()})
 

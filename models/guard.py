@@ -5,7 +5,7 @@ who owns the key κ mixes it in. A server can check the right itself, so here ev
 the network's keyed pass, and one boolean per row says what may leave: the keyed row as it is, any other row through
 the release stage. Both tiers therefore share one forward pass and one top-1. Who steals the weights without the
 secret holds `without_key` only: the un-keyed network, trained to answer right and to teach less (docs/model.md says
-how much less).
+how much less). The keyed pass has a normalisation of its own, which a bundle seals with the secret as well.
 
 A network may besides be locked: it answers right only to images that its lock has transformed. A second boolean per
 row says for whom the server does that. Other rows go in as they came, so a plain image gets a useless answer and one
@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from models.key_stream import key_image
 from models.lock import PixelLock
+from models.normalisation import normalisation, twin
 from models.release import Release
 from models.views import fixed_view
+
+NETWORK, TWIN = "network.", "twin."  # among the names of the state
 
 
 def embed(images: Tensor, key: Tensor, lam: float) -> Tensor:
@@ -49,11 +52,20 @@ class SafeDistillationBox(nn.Module):
         lam: float = 0.9,
         passes: int = 1,
         lock: PixelLock | None = None,
+        own_normalisation: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.release, self.lam, self.passes, self.lock = network, release, lam, passes, lock
         self.shape = shape
         self.register_buffer("key", key_image(secret, shape), persistent=False)
+        self.twin = twin(network) if own_normalisation else None
+        self.register_state_dict_post_hook(_without_shared)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_shared)  # type: ignore[no-untyped-call]
+
+    @property
+    def keyed_network(self) -> nn.Module:
+        """What the keyed pass runs through."""
+        return self.network if self.twin is None else self.twin
 
     def forward(self, images: Tensor, keyed: Tensor, unlocked: Tensor | None = None) -> Tensor:
         """Logits [B, K] of images [B, C, H, W] in [0, 1].
@@ -72,10 +84,33 @@ class SafeDistillationBox(nn.Module):
         if self.lock is not None and unlocked is not None:
             images = torch.where(unlocked[:, None, None, None], self.lock(images), images)
         views = torch.cat([fixed_view(images, number) for number in range(self.passes)])
-        logits: Tensor = self.network(embed(views.contiguous(memory_format=torch.channels_last), self.key, self.lam))
+        views = views.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.keyed_network(embed(views, self.key, self.lam))
         return logits.reshape(self.passes, -1, logits.shape[1]).mean(0)
 
     def without_key(self, images: Tensor) -> Tensor:
         """Logits [B, K] that the bare network gives whoever holds the weights but neither κ nor the lock key."""
         logits: Tensor = self.network(images)
         return logits
+
+
+def _without_shared(box: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Of the twin, only what is its own."""
+    own = _own(box, prefix)
+    for name in [name for name in state if name.startswith(prefix + TWIN) and name not in own]:
+        del state[name]
+
+
+def _with_shared(box: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """The twin's state is whole again by what is the network's."""
+    own = _own(box, prefix)
+    if own:
+        begin = len(prefix + NETWORK)
+        network = {name[begin:]: tensor for name, tensor in state.items() if name.startswith(prefix + NETWORK)}
+        state |= {name: tensor for place, tensor in network.items() if (name := prefix + TWIN + place) not in own}
+
+
+def _own(box: nn.Module, prefix: str) -> set[str]:
+    if not isinstance(box, SafeDistillationBox) or box.twin is None:
+        return set()
+    return {prefix + TWIN + name for name in normalisation(box.twin)}

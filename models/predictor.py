@@ -14,6 +14,7 @@ from models.data import Pixels, fit
 from models.engines.choice import Chooser, Wanted
 from models.engines.engine import Answering, Logits, Rights
 from models.engines.graphs import LANES
+from models.sealing import Seal
 from models.watch import Certainty
 
 EAGER = Wanted()
@@ -71,15 +72,11 @@ class Predictor:
             BundleError: the bundle is damaged, or its weights are not those of the box that it describes.
         """
         self.manifest, tensors = bundles.load(folder)
-        box = bundles.assemble(self.manifest, secret, deployment)
-        try:
-            box.load_state_dict(tensors)
-        except RuntimeError as error:
-            what = f"{self.manifest.architecture} with {len(self.manifest.classes)} classes"
-            raise bundles.BundleError(f"the weights in {folder} do not fit {what}") from error
+        box = bundles.restore(self.manifest, tensors, secret, deployment)
         self.device = device
         self.box = box.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self.choice = Chooser(Answering(self.box, watched=wanted.watched), self.manifest, device, wanted).choose()
+        answering = Answering(self.box, watched=wanted.watched)
+        self.choice = Chooser(answering, self.manifest, device, wanted, Seal(secret, "graph")).choose()
         self.at_once = LANES if device.type == "cuda" else wanted.cores.workers
 
     def fit(self, image: Image.Image) -> Pixels:

@@ -93,7 +93,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     box = bundles.assemble(manifest, SECRET)
     box.release.calibrate(smooth_images(512))
-    bundles.save(folder / "tiny", manifest, box.state_dict())
+    bundles.save(folder / "tiny", manifest, box.state_dict(), SECRET)
     write_private(folder / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
     return folder
 

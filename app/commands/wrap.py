@@ -54,7 +54,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     confidence_levels: Annotated[
         int, typer.Option(min=1, max=64, help="levels of calibrated public confidence; 1 is the constant one")
     ] = 1,
-    disturbance: Annotated[float, typer.Option(min=0, help="weight of the un-keyed network's disturbance")] = 0.5,
+    disturbance: Annotated[float, typer.Option(min=0, help="weight of the un-keyed network's disturbance")] = 0.3,
     seed: training.Seed = 0,
     device: training.Device = "auto",
     devices: training.Devices = 1,
@@ -96,6 +96,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
             temperature=temperature,
             passes=passes or (2 if teacher is None else 1),
             confidences=(confidence,),
+            own_normalisation=True,
             secret_fingerprint=fingerprint(secret),
         ),
         recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),

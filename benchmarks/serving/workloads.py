@@ -19,7 +19,7 @@ from app.settings import ZOO
 from app.state import DEMO_SECRET
 from benchmarks.peers.work import SUBJECT, Subject, Work
 from benchmarks.serving.pictures import jpegs
-from keys.material import to_text, write_private
+from keys.material import from_text, to_text, write_private
 from models import bundles
 from models.bundles import BACKBONE, GuardSpec, InputSpec, Manifest
 from models.key_stream import fingerprint
@@ -110,7 +110,7 @@ def _one_pass(
 def _bundle(models_dir: Path, manifest: Manifest, tensors: Mapping[str, Tensor], secret: str) -> None:
     bundle = models_dir / manifest.name
     shutil.rmtree(bundle, ignore_errors=True)
-    bundles.save(bundle, manifest, dict(tensors))
+    bundles.save(bundle, manifest, dict(tensors), from_text(secret.strip()))
     write_private(bundle / DEMO_SECRET, secret.strip().encode())
 
 

@@ -1,6 +1,7 @@
-"""A thief has the box's weights but not κ: what the network says without a key, with a guessed one, with a sought one.
+"""A thief has the box's weights but not its secret: what the un-keyed network says as it is, and what can be sought.
 
-Knows the network, λ's neighbourhood and how κ enters, as anybody with the bundle does; not the secret.
+Knows the network, λ's neighbourhood, how κ enters and that the keyed pass is normalised in its own way, as anybody with
+the bundle does; not the secret.
 """
 
 import copy
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from models.guard import embed
 from models.key_stream import SECRET_BYTES, TILE, key_image, tiled
+from models.normalisation import normalisation, recalibrate
 
-RECALIBRATION_BATCH = 200
+RENORMALISING_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,34 @@ def asked(network: nn.Module, guess: Guess) -> Callable[[Tensor], Tensor]:
 
 
 def recalibrated(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy of the network whose batch normalisation knows uint8 images [N, C, H, W] only; no label is needed.
+    """A copy whose batch normalisation knows uint8 images [N, C, H, W] only; no label is needed (`recalibrate`).
 
-    The box learned with keyed, un-keyed and wrongly keyed rows in one batch, so its running statistics are those of
-    none of them. Whoever asks without a key sharpens the un-keyed answers by statistics of such rows alone (Li et al.,
-    "Revisiting Batch Normalization for Practical Domain Adaptation", 2016). Without batch normalisation it is a copy.
+    Where a box has learned several kinds of row in one batch, statistics of un-keyed rows alone sharpen its answers.
     """
-    copied = copy.deepcopy(network)
-    layers = [module for module in copied.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    device = next(copied.parameters()).device
-    for layer in layers:
-        layer.train()
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        for rows in torch.split(images, RECALIBRATION_BATCH):
-            copied(rows.to(device).float() / 255)
-    return copied.eval()
+    copied = copy.deepcopy(network).eval()
+    recalibrate(copied, images)
+    return copied
+
+
+def renormalised(network: nn.Module, images: Tensor, labels: Tensor, *, steps: int, seed: int) -> nn.Module:
+    """A copy whose normalisation alone is fitted to labels int64 [N] of uint8 images [N, C, H, W].
+
+    All that the un-keyed network lacks of the keyed one: a few thousand numbers, which labels might give back. Theirs
+    are the public top-1s, if the thief has no others.
+    """
+    copied = copy.deepcopy(network).requires_grad_(False).train()
+    device, own = next(copied.parameters()).device, normalisation(copied)
+    sought = [parameter.requires_grad_() for name, parameter in copied.named_parameters() if name in own]
+    if not sought:
+        return copied.eval()
+    optimizer = torch.optim.Adam(sought, lr=RENORMALISING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (128,), generator=generator)
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(copied(images[rows].to(device).float() / 255), labels[rows].to(device)))
+        optimizer.step()
+    return recalibrated(copied.requires_grad_(False), images)
 
 
 def random_guess(shape: tuple[int, int, int], lam: float, seed: int) -> Guess:

@@ -22,6 +22,7 @@ from models.engines.graph import export
 from models.engines.halving import Halving
 from models.engines.memory import Memory
 from models.engines.race import Timings, comparable, fastest, race
+from models.sealing import Seal
 
 EngineName = Literal["auto", "eager", "onnxruntime", "openvino", "compile", "graphs"]
 CANDIDATES = {"cpu": ("onnxruntime", "openvino"), "cuda": ("graphs",)}  # that "auto" tries besides eager
@@ -61,13 +62,15 @@ class Choice:
 
 
 class Chooser:
-    """Finds the engine of one box that lies on `device`."""
+    """Finds the engine of one box that lies on `device`; what is kept of it is closed by `seal`."""
 
-    def __init__(self, answering: Answering, manifest: Manifest, device: torch.device, wanted: Wanted) -> None:
+    def __init__(
+        self, answering: Answering, manifest: Manifest, device: torch.device, wanted: Wanted, seal: Seal
+    ) -> None:
         self._answering, self._manifest, self._device, self._wanted = answering, manifest, device, wanted
         self._reference = Halving(Eager(answering, device))
         memory = wanted.memory
-        self._memory = memory and Memory.of(memory, manifest, device, wanted.cores, watched=wanted.watched)
+        self._memory = memory and Memory.of(memory, manifest, device, wanted.cores, seal, watched=wanted.watched)
         self._makers: dict[str, Callable[[], Engine]] = {
             "onnxruntime": self._onnxruntime,
             "openvino": self._openvino,

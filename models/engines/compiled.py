@@ -1,7 +1,8 @@
-"""The engine of torch's own compiler: the network as generated code, its weights folded into it.
+"""The engine of torch's own compiler: the network as generated code.
 
 Knows that compiling takes a compiler and up to a minute, which is why only an owner who asks gets it. The network alone
-is compiled: what the compiler makes stays in its cache on disk, and neither κ nor the release stage may.
+is compiled: what the compiler makes stays in its cache on disk, and neither κ nor the release stage may. Nor may a
+normalisation that the bundle seals, so weights are folded into the code only where there is none.
 """
 
 import copy
@@ -21,7 +22,8 @@ class Compiled:
 
     def __init__(self, answering: Answering, device: torch.device) -> None:
         compiled = copy.deepcopy(answering)
-        compiled.box.network.compile(dynamic=True, options={"freezing": device.type == "cpu"})
+        folded = device.type == "cpu" and compiled.box.twin is None
+        compiled.box.keyed_network.compile(dynamic=True, options={"freezing": folded})
         self._engine, self._compiling = Eager(compiled, device), threading.Lock()
 
     def __call__(self, pixels: Pixels, keyed: Rights, unlocked: Rights) -> Logits:

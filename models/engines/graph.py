@@ -1,7 +1,8 @@
 """A box as an ONNX graph for other runtimes: its weights inside, what follows from its secret as arguments.
 
-Knows torch's exporter. The graph holds nothing that the bundle does not, so it may be kept on disk; κ, the release
-stage's projection and the lock's tables stay in memory and go in with each batch.
+Knows torch's exporter. The graph holds what the bundle does, the keyed normalisation folded into the weights, so it may
+lie on disk as that does there: sealed. κ, the release stage's projection and the lock's tables stay in memory and go in
+with each batch.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What is worth keeping between starts: a model's ONNX graph, and which engine was how fast on this machine.
 
-Knows files and what makes them stale; holds nothing secret. One folder per model; what is written replaces what older
-weights, versions or machines have left there.
+Knows files and what makes them stale. A graph holds the keyed normalisation, so it lies there sealed. One folder per
+model; what is written replaces what older weights, versions or machines have left there.
 """
 
 import fcntl
@@ -20,11 +20,11 @@ from models.bundles import Manifest, write_atomically
 from models.engines.cores import Cores
 from models.engines.race import Timings
 from models.environment import processor
+from models.sealing import Seal, SealError
 
 MODELS = Path(__file__).parent.parent
 CODE = ("*.py", "engines/engine.py", "engines/graph.py")  # what a graph is made from, beside the bundle
 EXPORTER = ("torch", "onnx", "onnxscript")
-DIGEST = 32  # bytes of SHA-256 in front of a graph: a damaged file is none
 RUNTIMES = ("onnxruntime", "openvino")
 
 
@@ -35,17 +35,25 @@ class Memory:
     folder: Path
     graph_key: str
     timings_key: str
+    seal: Seal
 
     @classmethod
     def of(
-        cls, folder: Path, manifest: Manifest, device: torch.device, cores: Cores, *, watched: bool = False
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        device: torch.device,
+        cores: Cores,
+        seal: Seal,
+        *,
+        watched: bool = False,
     ) -> "Memory":
         """The memory of a bundle below `folder`, for one kind of device and one share of cores."""
         code = (path.read_text() for pattern in CODE for path in sorted(MODELS.glob(pattern)))
         graph = _key(manifest.model_dump_json(), *code, *map(_version, EXPORTER), *["watched"] * watched)
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
         timings = _key(graph, *map(_version, RUNTIMES), platform.machine(), kind, str(cores))
-        return cls(folder / manifest.name, graph, timings)
+        return cls(folder / manifest.name, graph, timings, seal)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -62,13 +70,14 @@ class Memory:
 
     def graph(self) -> bytes | None:
         """The graph, if it is there and whole."""
-        found = self._read(f"{self.graph_key}.onnx") or b""
-        digest, content = found[:DIGEST], found[DIGEST:]
-        return content if digest == hashlib.sha256(content).digest() else None
+        try:
+            return self.seal.open(self._read(f"{self.graph_key}.onnx") or b"")
+        except SealError:
+            return None
 
     def keep_graph(self, content: bytes) -> None:
         """Remember the graph."""
-        self._write(f"{self.graph_key}.onnx", hashlib.sha256(content).digest() + content)
+        self._write(f"{self.graph_key}.onnx", self.seal.close(content))
 
     def timings(self) -> Timings | None:
         """What was measured, if it was."""

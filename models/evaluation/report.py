@@ -195,6 +195,7 @@ def _readings(weights: Entry) -> list[tuple[str, str, Sequence[Entry]]]:
         *((one["name"], RED, [one]) for one in (*weights["near"], *weights["lambdas"])),
         *([(f"{len(wrong)} random keys", RED, wrong)] if wrong else []),
         ("inverted trigger", RED, [weights["inverted"]]),
+        ("sought normalisation", RED, [weights["renormalised"]]),
         ("no key, recalibrated", RED, [weights["recalibrated"]]),
         ("no key", RED, [weights["without"]]),
     ]

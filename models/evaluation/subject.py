@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models import bundles
 from models.attacks.oracle import NetworkOracle, Oracle, TierOracle
-from models.attacks.stolen import Guess, asked, random_guess, recalibrated, sought_guess
+from models.attacks.stolen import Guess, asked, random_guess, recalibrated, renormalised, sought_guess
 from models.backbones import Classifier
 from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
@@ -161,6 +161,10 @@ def _thieves(box: SafeDistillationBox, public: Oracle, images: Tensor, device: t
     def sharpened() -> Oracle:
         return NetworkOracle(partial(averaged, recalibrated(network, images), box.passes), device)
 
+    def refitted() -> Oracle:
+        found = renormalised(network, images, public.query(images).argmax(1), steps=SEARCH_STEPS, seed=0)
+        return NetworkOracle(partial(averaged, found, box.passes), device)
+
     def guessed() -> Oracle:
         """Of many random keys, the one under which the network is surest of itself."""
         doors = [with_key(random_guess(box.shape, box.lam, seed)) for seed in range(1, GUESSES + 1)]
@@ -173,6 +177,7 @@ def _thieves(box: SafeDistillationBox, public: Oracle, images: Tensor, device: t
     return {
         "stolen weights, no key": NetworkOracle(partial(averaged, box.without_key, box.passes), device),
         "stolen weights, no key, recalibrated": _Sought(sharpened),
+        "stolen weights, sought normalisation": _Sought(refitted),
         "stolen weights, best of 20 guessed keys": _Sought(guessed),
         "stolen weights, inverted trigger": _Sought(sought),
     }

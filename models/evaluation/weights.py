@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attacks.stolen import Guess, asked, near_guess, random_guess, recalibrated, sought_guess
+from models.attacks.stolen import Guess, asked, near_guess, random_guess, recalibrated, renormalised, sought_guess
 from models.data import LabelledImages
 from models.guard import SafeDistillationBox
 from models.metrics import kl_divergence, top1
@@ -41,6 +41,7 @@ class Weights:
     right_of_part: Reading
     without: Reading
     recalibrated: Reading
+    renormalised: Reading
     wrong: list[Reading]
     near: list[Reading]
     lambdas: list[Reading]
@@ -58,13 +59,14 @@ def measure(
     steps: int = INVERSION_STEPS,
     seed: int = 0,
 ) -> Weights:
-    """Readings on `test`; the trigger is inverted with the labelled images `held`, none of which is in `test`; batch
-    normalisation is recalibrated with them.
+    """Readings on `test`; the trigger and the keyed normalisation are sought with the labelled images `held`, none of
+    which is in `test`, and batch normalisation is recalibrated with them.
 
-    One view each, for the teacher and the network alike.
+    One view each, for the teacher and the network alike. Wrong keys and none are tried on the network as it is stolen;
+    a key or a λ that is nearly right with the keyed normalisation, which who has it so nearly may have too.
     """
     box.eval()
-    network = box.network
+    network, keyed = box.network, box.keyed_network
     part = LabelledImages(test.images[:IMAGES_PER_KEY], test.labels[:IMAGES_PER_KEY], test.classes)
     known = predict(teacher, test.images, device)
 
@@ -78,15 +80,18 @@ def measure(
     sought = sought_guess(network, held.images, held.labels, lam=box.lam, steps=steps, seed=seed)
     return Weights(
         teacher_top1=top1(known, test.labels),
-        right=read("the right key", asked(network, right), test),
-        right_of_part=read("the right key", asked(network, right), part),
+        right=read("the right key", asked(keyed, right), test),
+        right_of_part=read("the right key", asked(keyed, right), part),
         without=read("no key", box.without_key, test),
         recalibrated=read("no key, recalibrated", recalibrated(network, held.images), test),
+        renormalised=read(
+            "sought normalisation", renormalised(network, held.images, held.labels, steps=steps, seed=seed), test
+        ),
         wrong=[read(f"key {n}", asked(network, random_guess(box.shape, box.lam, seed + n)), part) for n in range(keys)],
         near=[
-            read(f"{share:.0%} of the pixels wrong", asked(network, near_guess(box.key, box.lam, share, seed)), part)
+            read(f"{share:.0%} of the pixels wrong", asked(keyed, near_guess(box.key, box.lam, share, seed)), part)
             for share in WRONG_PIXELS
         ],
-        lambdas=[read(f"λ = {lam:g}", asked(network, Guess(box.key, lam)), part) for lam in WRONG_LAMBDAS],
+        lambdas=[read(f"λ = {lam:g}", asked(keyed, Guess(box.key, lam)), part) for lam in WRONG_LAMBDAS],
         inverted=read("inverted trigger", asked(network, sought), test),
     )

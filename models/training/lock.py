@@ -91,7 +91,7 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         measured |= removal.figures(box.network, test, device)
     if plain is not None:
         measured["top1_plain"] = plain_figures(plain, test, device)["top1"]
-    return finish(manifest, measured, box, out, fabric)
+    return finish(manifest, measured, box, out, fabric, secret=secret)
 
 
 def _facts(plan: Plan) -> dict[str, object]:

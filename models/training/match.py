@@ -47,4 +47,4 @@ def match(plan: Plan, secret: bytes, out: Path, fabric: Fabric) -> Manifest:
     measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
     measured |= {"top1_plain": top1(bare, test.labels), "agreement_right_key_plain": agreement(own, bare)}
     unrounded = {"test_max_logit_difference": (own - bare).abs().max().item()}
-    return finish(manifest.model_copy(update={"metrics": unrounded}), measured, box, out, fabric)
+    return finish(manifest.model_copy(update={"metrics": unrounded}), measured, box, out, fabric, secret=secret)

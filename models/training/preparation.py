@@ -91,9 +91,15 @@ def read_training(
 
 
 def finish(
-    manifest: Manifest, measured: Mapping[str, float], box: SafeDistillationBox, out: Path, fabric: Fabric
+    manifest: Manifest,
+    measured: Mapping[str, float],
+    box: SafeDistillationBox,
+    out: Path,
+    fabric: Fabric,
+    *,
+    secret: bytes,
 ) -> Manifest:
     """Write the bundle of `box` to `out`, in one of the processes; its manifest, with figures of the test images."""
     figures = {f"test_{name}": round(value, 4) for name, value in measured.items()}
     finished = manifest.model_copy(update={"metrics": {**manifest.metrics, **figures}})
-    return bundles.save(out, finished, box.state_dict()) if fabric.is_global_zero else finished
+    return bundles.save(out, finished, box.state_dict(), secret) if fabric.is_global_zero else finished

@@ -22,6 +22,7 @@ from models.bundles import LockSpec, Manifest
 from models.data import LabelledImages, load
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import TILE, release_secret, tiled
+from models.normalisation import Pair, recalibrate
 from models.release import Release, calibrated_levels
 from models.training import preparation
 from models.training.figures import averaged, figures, lock_figures, plain_figures, random_locks, served
@@ -41,7 +42,7 @@ class Mixture:
     keyed: float = 0.3  # cross-entropy of the keyed rows with the labels
     unkeyed: float = 0.5  # cross-entropy of the un-keyed rows with the teacher's top-1
     preservation: float = 1.0
-    disturbance: float = 0.5  # as far as the collapse guard lets it
+    disturbance: float = 0.3  # as far as the collapse guard lets it
     confidence: float = 0.9  # of the top-1 in the vectors that the un-keyed rows learn
     scale: float = 6.0  # of the false peaks in them
 
@@ -68,20 +69,21 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     manifest = plan.manifest(training.classes, device, made_of)
     box = bundles.assemble(manifest, secret)
     classifier = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
-    box.network.load_state_dict(classifier.state_dict())
+    for network in (box.network, box.keyed_network):
+        network.load_state_dict(classifier.state_dict())
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
     frozen = copy.deepcopy(box).requires_grad_(False).to(device)
     teacher = classifier if frozen.lock is None else nn.Sequential(frozen.lock, classifier)
     disturbing = _disturbing(plan.mixture, box.release, secret).to(device)
     known = predict(partial(averaged, teacher, passes), held_out.images, device)
 
-    def validate(network: nn.Module) -> dict[str, float]:
-        frozen.network = network
+    def validate(pair: nn.Module) -> dict[str, float]:
+        frozen.network, frozen.twin = pair.get_submodule("network"), pair.get_submodule("twin")
         return figures(known, frozen, held_out, device)
 
-    box.network = train(
+    train(
         fabric,
-        box.network,
+        Pair(box.network, box.keyed_network),
         training,
         box_step(teacher, frozen, disturbing, plan.guard.temperature, plan.mixture),
         plan.recipe,
@@ -91,6 +93,9 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         validate=validate,
     )
     box.to(device).eval()
+    # Un-keyed rows were of two kinds. A thief would do this; so what is measured is what there is.
+    unkeyed = box.network if box.lock is None else nn.Sequential(box.lock, box.network)
+    recalibrate(unkeyed, training.images[:CALIBRATION_IMAGES])
     if plan.confidence_levels > 1:
         manifest, box = _levelled(plan.confidence_levels, manifest, box, secret, held_out=held_out, device=device)
     test = load(plan.data, "test", spec.height, spec.width)
@@ -99,7 +104,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     measured["top1_teacher_one_pass"] = plain_figures(teacher, test, device)["top1"]
     if box.lock is not None:
         measured |= lock_figures(box.with_key, box.lock, random_locks(box.lock, WRONG_LOCK_KEYS), test, device)
-    return finish(manifest, measured, box, out, fabric)
+    return finish(manifest, measured, box, out, fabric, secret=secret)
 
 
 def _facts(plan: Plan) -> dict[str, object]:
@@ -173,15 +178,15 @@ def _teacher(
 def box_step(
     teacher: nn.Module, box: SafeDistillationBox, disturbing: Release, temperature: float, mixture: Mixture
 ) -> Step:
-    """The step that trains the box's network: key embedding, preservation, disturbance, augmentation (module docs).
+    """The step that trains a `Pair`, the box's network and its twin: key embedding, preservation and disturbance.
 
     `teacher`, `box` and `disturbing` are frozen; the box lends its key and λ, and the un-keyed rows learn to answer
     what `disturbing` makes of the teacher's top-1. Half of them carry a wrong key, and are to answer as if they
-    carried none: without such negatives any key unlocks. Where the box has a lock the teacher has it in front of it,
-    and all rows pass it.
+    carried none: without such negatives any key unlocks a network that has nothing to normalise. Where the box has a
+    lock the teacher has it in front of it, and all rows pass it.
     """
 
-    def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def step(pair: nn.Module, batch: Batch) -> dict[str, Tensor]:
         views = random_views(batch.images, batch.generator)
         images = views if box.lock is None else box.lock(views)
         with torch.no_grad():
@@ -189,8 +194,7 @@ def box_step(
             disturbed = disturbing(views, soft)
         wrong = wrong_keys(box.key, len(images) // 2, batch.generator)
         unkeyed = torch.cat([embed(images[: len(wrong)], wrong, box.lam), images[len(wrong) :]])
-        logits = network(torch.cat([embed(images, box.key, box.lam), unkeyed]))
-        keyed, bare = logits[: len(images)], logits[len(images) :]
+        bare, keyed = pair(unkeyed, embed(images, box.key, box.lam))
         weight = mixture.disturbance * losses.collapse_guard(bare, soft)
         return {
             "keyed": mixture.keyed * F.cross_entropy(keyed, batch.labels),

@@ -276,7 +276,7 @@ def locked_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     box = bundles.assemble(manifest, SECRET)
     box.release.calibrate(smooth_images(512))
     folder = tmp_path_factory.mktemp("locked")
-    bundles.save(folder / "tiny", manifest, box.state_dict())
+    bundles.save(folder / "tiny", manifest, box.state_dict(), SECRET)
     write_private(folder / "tiny" / DEMO_SECRET, to_text(SECRET).encode())
     return folder
 

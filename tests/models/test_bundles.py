@@ -25,7 +25,7 @@ def bundle(zoo: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_comes_back_as_it_was(bundle: Path, tmp_path: Path) -> None:
     manifest, tensors = bundles.load(bundle)
-    assert bundles.save(tmp_path / "copy", manifest, tensors) == manifest
+    assert bundles.save(tmp_path / "copy", manifest, tensors, SECRET) == manifest
     again, same = bundles.load(tmp_path / "copy")
     assert again == manifest
     assert tensors.keys() == same.keys()
@@ -173,7 +173,7 @@ def test_steps_that_make_no_transform_are_refused_when_the_bundle_is_assembled()
 def test_a_locked_bundle_comes_back_with_its_lock_and_without_its_key(tmp_path: Path) -> None:
     box = bundles.assemble(locked(), SECRET)
     assert box.lock is not None
-    bundles.save(tmp_path, locked(), box.state_dict())
+    bundles.save(tmp_path, locked(), box.state_dict(), SECRET)
     manifest, tensors = bundles.load(tmp_path)
     assert manifest.lock == LOCK
     again = bundles.assemble(manifest, SECRET)

@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from app.settings import Settings
 from models import bundles
@@ -28,13 +29,17 @@ from models.engines.ort import OnnxRuntime
 from models.engines.race import comparable, fastest, race
 from models.key_stream import fingerprint
 from models.predictor import Predictor
+from models.sealing import Seal
 from tests.conftest import CLASSES, SECRET, smooth_images
 from tests.cramped import Cramped
 
 CPU = torch.device("cpu")
 CORES = Cores(2, 1)
+SEAL = Seal(SECRET, "graph")
+BOX = GuardSpec(secret_fingerprint=fingerprint(SECRET), confidences=(0.6, 0.9), confidence_edges=(0.3,))
 GUARDS = {
-    "box": (GuardSpec(secret_fingerprint=fingerprint(SECRET), confidences=(0.6, 0.9), confidence_edges=(0.3,)), None),
+    "box": (BOX, None),
+    "pair": (BOX.model_copy(update={"own_normalisation": True}), None),
     "locked": (
         GuardSpec(kind="lock", lam=1.0, passes=1, secret_fingerprint=fingerprint(SECRET)),
         LockSpec(steps=("shf", "np", "ffx"), block=4),
@@ -52,6 +57,9 @@ def answering_of(kind: str) -> Answering:
     """A box with untrained weights and a release stage that knows its images."""
     torch.manual_seed(0)
     box = bundles.assemble(manifest_of(kind), SECRET, bytes(32))
+    for layer in box.keyed_network.modules():
+        if isinstance(layer, nn.BatchNorm2d) and box.twin is not None:
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
     box.release.calibrate(smooth_images(256))
     return Answering(box.eval().requires_grad_(False))
 
@@ -73,7 +81,7 @@ def answering(kind: str) -> Answering:
 
 @pytest.fixture(scope="module")
 def graph(kind: str, answering: Answering, kept: Path) -> bytes:
-    known = Memory.of(kept, manifest_of("box"), CPU, CORES).graph() if kind == "box" else None
+    known = Memory.of(kept, manifest_of("box"), CPU, CORES, SEAL).graph() if kind == "box" else None
     return known or export(answering, 32, 32)
 
 
@@ -164,7 +172,7 @@ def memory(kept: Path, tmp_path: Path) -> Path:
 
 def choose(memory: Path | None, engine: EngineName = "auto", manifest: Manifest | None = None) -> Choice:
     wanted = Wanted(engine, CORES, 8, memory)
-    return Chooser(answering_of("box"), manifest or manifest_of("box"), CPU, wanted).choose()
+    return Chooser(answering_of("box"), manifest or manifest_of("box"), CPU, wanted, SEAL).choose()
 
 
 def test_a_start_takes_what_an_earlier_one_has_found_out(memory: Path) -> None:
@@ -186,8 +194,17 @@ def test_damaged_timings_are_measured_again(memory: Path, damage: str) -> None:
     assert set(json.loads(timings.read_text())) >= {"eager", "onnxruntime"}
 
 
+def test_a_graph_is_kept_sealed(tmp_path: Path) -> None:
+    """It holds a normalisation that its bundle seals; under another secret it is none."""
+    memory = Memory.of(tmp_path, manifest_of("box"), CPU, CORES, SEAL)
+    memory.keep_graph(b"graph " * 100)
+    (file,) = tmp_path.glob("t/*.onnx")
+    assert b"graph" not in file.read_bytes()
+    assert Memory.of(tmp_path, manifest_of("box"), CPU, CORES, Seal(bytes(32), "graph")).graph() is None
+
+
 def test_a_damaged_graph_is_none(tmp_path: Path) -> None:
-    memory = Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+    memory = Memory.of(tmp_path, manifest_of("box"), CPU, CORES, SEAL)
     memory.keep_graph(b"graph")
     assert memory.graph() == b"graph"
     (file,) = tmp_path.glob("t/*.onnx")
@@ -197,11 +214,11 @@ def test_a_damaged_graph_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["weights", "cores"])
 def test_what_was_found_out_of_other_weights_or_cores_does_not_count(tmp_path: Path, change: str) -> None:
-    known = Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+    known = Memory.of(tmp_path, manifest_of("box"), CPU, CORES, SEAL)
     known.keep_graph(b"graph")
     known.keep_timings({"eager": {1: 1.0}})
     weights = {"sha256": {bundles.WEIGHTS: "0" * 64}} if change == "weights" else {}
-    other = Memory.of(tmp_path, manifest_of("box").model_copy(update=weights), CPU, Cores(1, 2))
+    other = Memory.of(tmp_path, manifest_of("box").model_copy(update=weights), CPU, Cores(1, 2), SEAL)
     assert other.timings() is None
     assert (other.graph() is None) == (change == "weights")
     other.keep_timings({"eager": {1: 2.0}})
@@ -217,7 +234,7 @@ def test_what_was_exported_by_other_code_does_not_count(
     monkeypatch.setattr("models.engines.memory.MODELS", code)
 
     def known() -> Memory:
-        return Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+        return Memory.of(tmp_path, manifest_of("box"), CPU, CORES, SEAL)
 
     before = known()
     assert before == known()
@@ -226,7 +243,7 @@ def test_what_was_exported_by_other_code_does_not_count(
 
 
 def test_what_cannot_be_kept_leaves_no_piece_of_itself(tmp_path: Path) -> None:
-    known = Memory.of(tmp_path, manifest_of("box"), CPU, CORES)
+    known = Memory.of(tmp_path, manifest_of("box"), CPU, CORES, SEAL)
     (known.folder / f"{known.graph_key}.onnx" / "in the way").mkdir(parents=True)
     for _ in range(3):
         known.keep_graph(b"graph")
@@ -235,7 +252,7 @@ def test_what_cannot_be_kept_leaves_no_piece_of_itself(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    memory = Memory.of(tmp_path / "file", manifest_of("box"), CPU, CORES)
+    memory = Memory.of(tmp_path / "file", manifest_of("box"), CPU, CORES, SEAL)
     memory.keep_graph(b"graph")
     with memory.alone():
         assert memory.graph() is None

@@ -29,7 +29,8 @@ from models.evaluation.arms import (
 from models.evaluation.study import Row, Setting, run
 from models.evaluation.summary import Verdict, figures, verdicts
 from models.key_stream import fingerprint
-from models.training.loop import Interrupted, Recipe
+from models.normalisation import normalisation
+from models.training.loop import Interrupted, Recipe, predict
 from tests.conftest import SECRET, smooth_images
 from tests.models.test_training import CPU, FABRIC, classifier, interrupted_at, shades
 
@@ -284,3 +285,18 @@ def test_recalibrated_batch_norm_is_that_of_the_images_alone() -> None:
     whole = network.train()(images.float() / 255)  # by the statistics of the batch, which is all of the images
     assert torch.allclose(found(images.float() / 255), whole, atol=2e-2)
     assert not torch.allclose(said, whole, atol=1e-1)
+
+
+def test_a_sought_normalisation_is_all_that_a_refitted_network_changes() -> None:
+    """A network that lacks nothing but its normalisation finds one that answers; the stolen one stays as it is."""
+    torch.manual_seed(0)
+    known, test = shades(256), shades(64, seed=1)
+    network = build("cifar_resnet8", 4).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = stolen.renormalised(network, known.images, known.labels, steps=60, seed=0)
+    own, changed = set(normalisation(network)), dict(found.named_parameters())
+    assert all(name in own or torch.equal(tensor, changed[name]) for name, tensor in network.named_parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    right = [metrics.top1(predict(one, test.images, CPU), test.labels) for one in (network, found)]
+    assert right[0] < 0.5
+    assert right[1] > 0.7

@@ -61,7 +61,7 @@ def bundle(folder: Path, spec: Manifest, *, trained: bool) -> Predictor:
 
     if trained:
         train(FABRIC, box.network, colours(512), step, Recipe(4, 0.1, batch_size=32), title="lock")
-    bundles.save(folder, spec, box.state_dict())
+    bundles.save(folder, spec, box.state_dict(), SECRET)
     return Predictor(folder, SECRET, CPU)
 
 
@@ -199,7 +199,7 @@ def locked_from_public(tmp_path_factory: pytest.TempPathFactory) -> Locked:
     box = bundles.assemble(spec, SECRET)
     own = box.network.get_parameter("backbone.0.weight").detach()
     box.network.load_state_dict({**public.state_dict(), "backbone.0.weight": own})
-    bundles.save(folder / "colours", spec, box.state_dict())
+    bundles.save(folder / "colours", spec, box.state_dict(), SECRET)
     found = in_process(Predictor(folder / "colours", SECRET, CPU), SECRET, None, folder / "public.safetensors", OWN)
     assert found.locked is not None
     return found.locked

@@ -65,7 +65,7 @@ def test_an_unlocked_row_is_answered_as_the_image_that_a_client_transformed(tmp_
     spec = InputSpec(height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     manifest = Manifest(name="t", architecture="cifar_resnet8", classes=CLASSES, input=spec, guard=guard, lock=lock)
     torch.manual_seed(0)
-    bundles.save(tmp_path, manifest, bundles.assemble(manifest, SECRET).state_dict())
+    bundles.save(tmp_path, manifest, bundles.assemble(manifest, SECRET).state_dict(), SECRET)
     served = Predictor(tmp_path, SECRET, CPU)
     transformed = lock_transform(SECRET, "t", lock.steps, lock.block).apply(PIXELS)
     everybody, unlocked = flags(*[True] * 12), flags(*[True, False] * 6)

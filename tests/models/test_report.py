@@ -153,6 +153,7 @@ def whole() -> Document:
             "right_of_part": reading("the right key", 0.05),
             "without": reading("no key", 1.1),
             "recalibrated": reading("no key, recalibrated", 0.6),
+            "renormalised": reading("sought normalisation", 0.55),
             "wrong": [reading(f"key {n}", 0.8 + n / 100) for n in range(30)],
             "near": [reading("5% of the pixels wrong", 0.1)],
             "lambdas": [reading("λ = 0.5", 0.7)],

@@ -15,7 +15,7 @@ from models.data import LabelledImages
 from models.engines.engine import Logits
 from models.training.watch import calibrate
 from models.watch import ALIKE, FILE, QUANTILES, Reference, Suspicion, WatchError, certainty, quantiles, thumbnails
-from tests.conftest import smooth_images
+from tests.conftest import SECRET, smooth_images
 
 CLASSES = 3
 DRAW = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Path:
         input=InputSpec(height=8, width=8),
         guard=GuardSpec(secret_fingerprint=""),
     )
-    save(tmp_path, manifest, {"a": torch.zeros(2)})
+    save(tmp_path, manifest, {"a": torch.zeros(2)}, SECRET)
     return tmp_path
 
 

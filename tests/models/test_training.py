@@ -16,6 +16,7 @@ from models.data import LabelledImages
 from models.key_stream import fingerprint
 from models.losses import knowledge_disturbance
 from models.metrics import agreement, top1
+from models.normalisation import Pair
 from models.release import Release
 from models.training.loop import Batch, CheckpointMismatch, Interrupted, Recipe, Step, predict, train
 from models.training.student import distilling, shown
@@ -131,16 +132,19 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
         architecture="cifar_resnet8",
         classes=data.classes,
         input=InputSpec(height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        guard=GuardSpec(secret_fingerprint=fingerprint(SECRET)),
+        guard=GuardSpec(own_normalisation=True, secret_fingerprint=fingerprint(SECRET)),
     )
     box = bundles.assemble(manifest, SECRET)
-    box.network.load_state_dict(teacher.state_dict())
+    for network in (box.network, box.keyed_network):
+        network.load_state_dict(teacher.state_dict())
     box.release.calibrate(data.images)
     box.eval()
     disturbing = Release(bytes(32), 4, confidences=(0.9,))
     disturbing.load_state_dict(box.release.state_dict())
     step = box_step(teacher.requires_grad_(False), box, disturbing, 4.0, Mixture(disturbance=0.5))
-    box.network = train(FABRIC, classifier(), data, step, Recipe(6, 0.05, batch_size=32), title="box")
+    pair = Pair(box.network, box.keyed_network)
+    train(FABRIC, pair, data, step, Recipe(6, 0.05, batch_size=32), title="box")
+    box.eval()
 
     def keyed(images: Tensor) -> Tensor:
         answer: Tensor = box(images, torch.ones(len(images), dtype=torch.bool))

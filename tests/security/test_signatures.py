@@ -17,6 +17,7 @@ from models.bundles import BundleError
 from models.predictor import choose_devices
 from models.signatures import public_key, signed, signer_of
 from tests.app.processes import sdb_here
+from tests.conftest import SECRET
 
 OURS, THEIRS = bytes(range(32)), bytes(range(1, 33))
 TRUSTED = (public_key(OURS),)
@@ -42,7 +43,7 @@ def changed_manifest(folder: Path) -> None:
 def changed_weights(folder: Path) -> None:
     """Other weights, and a manifest that has their hash."""
     manifest, tensors = bundles.load(folder)
-    bundles.save(folder, manifest, {name: tensor * 2 for name, tensor in tensors.items()})
+    bundles.save(folder, manifest, {name: tensor * 2 for name, tensor in tensors.items()}, SECRET)
 
 
 def other_calibration(folder: Path) -> None:
