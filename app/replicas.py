@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import observability
+from app import garbage, observability
 from app.errors import Draining, ModelFailed, Overloaded
 from app.hosting import Models, Rows, Vectors, Work, load_model
 from app.main import create_app
@@ -64,6 +64,7 @@ class Ingress:
         """Ray Serve calls this in the replica, and runs the lifespan of what it gets."""
         app = create_app(self._settings, partial(_elsewhere, self._handles))
         app.add_middleware(NamedByProxy)
+        garbage.spare_what_is_built()
         return app
 
 
@@ -180,6 +181,7 @@ class ModelReplica:
         if not self._started:
             self._started = True
             await self._model.start()
+            garbage.spare_what_is_built()
 
     async def check_health(self) -> None:
         """Ray Serve asks this, and replaces the replica if it raises."""
