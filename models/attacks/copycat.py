@@ -3,11 +3,10 @@
 In ART the same procedure as `knockoff`, and with the same seed the same student: a check of one by the other.
 """
 
-from art.attacks.extraction import CopycatCNN
 from torch import nn
 
 from models.attacks.attacker import Attacker
-from models.attacks.toolbox import extract
+from models.attacks.toolbox import CopycatCNN, extract
 
 
 def steal(attacker: Attacker, *, use_probability: bool) -> nn.Module:

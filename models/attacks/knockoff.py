@@ -3,11 +3,10 @@
 Cross-entropy with the answers of natural images: hopes that the vector, or at least its top-1, is right.
 """
 
-from art.attacks.extraction import KnockoffNets
 from torch import nn
 
 from models.attacks.attacker import Attacker
-from models.attacks.toolbox import extract
+from models.attacks.toolbox import KnockoffNets, extract
 
 
 def steal(attacker: Attacker, *, use_probability: bool) -> nn.Module:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,14 @@ from torch.nn import functional as F
 from models.attacks.attacker import Attacker
 from models.training.loop import Recipe, predict, sgd
 from models.views import random_views
+
+try:
+    from art.attacks.extraction import CopycatCNN, KnockoffNets
+except NameError:  # ART writes its settings at its very first import, and falls over another process that does
+    from art.attacks.extraction import CopycatCNN, KnockoffNets
+from art.estimators.classification import BlackBoxClassifier, PyTorchClassifier
+
+__all__ = ["CopycatCNN", "KnockoffNets", "extract"]
 
 Floats = NDArray[np.float32]
 

@@ -1,8 +1,11 @@
 """Laws of the attacks: each learns from a teacher that hides nothing, and undoes what it was made to undo."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -373,3 +376,25 @@ def test_the_toolboxs_student_is_as_unsure_as_the_vectors_it_learned() -> None:
     vectors, tops = (told(partial(knockoff.steal, use_probability=known), holder) for known in (True, False))
     assert vectors.softmax(1).amax(1).mean() < 0.55
     assert tops.softmax(1).amax(1).mean() > 0.8
+
+
+def test_art_is_imported_while_another_process_imports_it_for_the_first_time(tmp_path: Path) -> None:
+    """ART makes a folder in the home for its settings; here the other process is always a moment faster."""
+    script = """
+import os
+made = os.makedirs
+
+def overtaken(path, *rest, **more):
+    made(path, *rest, **more)
+    if str(path).endswith(".art"):
+        with open(os.path.join(path, "config.json"), "w") as file:
+            file.write("{}")
+        raise FileExistsError(path)
+
+os.makedirs = overtaken
+from models.attacks import copycat, knockoff
+"""
+    own_home = {"HOME": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", script], env=own_home, capture_output=True, text=True, check=False)  # noqa: S603 - of this file
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / ".art" / "config.json").exists()
