@@ -96,21 +96,21 @@ class SafeDistillationBox(nn.Module):
 
 def _without_shared(box: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
     """Of the twin, only what is its own."""
-    own = _own(box, prefix)
-    for name in [name for name in state if name.startswith(prefix + TWIN) and name not in own]:
-        del state[name]
+    if (own := _own(box, prefix)) is not None:
+        for name in [name for name in state if name.startswith(prefix + TWIN) and name not in own]:
+            del state[name]
 
 
 def _with_shared(box: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """The twin's state is whole again by what is the network's."""
-    own = _own(box, prefix)
-    if own:
+    if (own := _own(box, prefix)) is not None:
         begin = len(prefix + NETWORK)
         network = {name[begin:]: tensor for name, tensor in state.items() if name.startswith(prefix + NETWORK)}
         state |= {name: tensor for place, tensor in network.items() if (name := prefix + TWIN + place) not in own}
 
 
-def _own(box: nn.Module, prefix: str) -> set[str]:
+def _own(box: nn.Module, prefix: str) -> set[str] | None:
+    """What the twin does not share (nothing, in a network without normalisation); None where there is no twin."""
     if not isinstance(box, SafeDistillationBox) or box.twin is None:
-        return set()
+        return None
     return {prefix + TWIN + name for name in normalisation(box.twin)}

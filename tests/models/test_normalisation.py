@@ -27,10 +27,14 @@ MANIFEST = Manifest(
 IMAGES = smooth_images(8).float() / 255
 
 
-def trained() -> SafeDistillationBox:
+def described(architecture: str) -> Manifest:
+    return MANIFEST.model_copy(update={"architecture": architecture})
+
+
+def trained(architecture: str = MANIFEST.architecture) -> SafeDistillationBox:
     """A box whose networks have learned something, each for itself."""
     torch.manual_seed(0)
-    box = bundles.assemble(MANIFEST, SECRET)
+    box = bundles.assemble(described(architecture), SECRET)
     box.release.calibrate(smooth_images(256))
     pair = Pair(box.network, box.keyed_network).train()
     optimizer = torch.optim.SGD(pair.parameters(), lr=0.1)
@@ -68,9 +72,11 @@ def test_a_copy_of_a_box_shares_within_itself_and_with_nobody() -> None:
     assert box.network.get_parameter("backbone.conv1.weight").any()
 
 
-def test_a_bundle_gives_the_keyed_normalisation_to_who_has_the_secret(tmp_path: Path) -> None:
-    box = trained()
-    manifest = bundles.save(tmp_path, MANIFEST, box.state_dict(), SECRET)
+@pytest.mark.parametrize("architecture", ["cifar_resnet8", "squeezenet1_1"])
+def test_a_bundle_gives_both_networks_to_who_has_the_secret(architecture: str, tmp_path: Path) -> None:
+    """SqueezeNet normalises nothing, so there the twin is the network."""
+    box = trained(architecture)
+    manifest = bundles.save(tmp_path, described(architecture), box.state_dict(), SECRET)
     again = bundles.restore(manifest, bundles.load(tmp_path)[1], SECRET).eval()
     rows = torch.ones(8, dtype=torch.bool)
     assert torch.equal(again(IMAGES, rows), box(IMAGES, rows))
