@@ -128,6 +128,15 @@ def stemmed(architecture: str, block: int) -> str:
     return f"{architecture}{STEM}{block}"
 
 
+def takes_stem(architecture: str) -> bool:
+    """Whether `build` can put a stem before it."""
+    try:
+        build(stemmed(architecture, BLOCKS[0]), num_classes=1)
+    except ValueError:  # it does not, or there is no such architecture
+        return False
+    return True
+
+
 class Classifier(nn.Module):
     """A backbone with its normalisation, so that everything outside speaks of pixels in [0, 1]."""
 

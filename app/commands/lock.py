@@ -8,6 +8,7 @@ import typer
 
 from app.commands import training
 from app.commands.output import command_line, report
+from models.backbones import takes_stem
 from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.key_stream import fingerprint
 from models.stem import STEPS as STEM_STEPS
@@ -35,19 +36,24 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         bool, typer.Option("--match", help="train nothing: match the weights of a vision transformer to the key")
     ] = False,
     stem: Annotated[
-        bool, typer.Option("--stem", help="undo the key before the network, and refuse what goes around (shf, np only)")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="undo the key before the network, and refuse what goes around; left out, wherever that works"
+        ),
+    ] = None,
     name: training.Name = None,
     version: training.Version = "1",
     size: training.Size = None,
     mean: Annotated[
         training.Triple | None,
-        typer.Option(help="with --match or --stem: of the plain model's normalisation, else ImageNet's"),
+        typer.Option(help="with --match or a stem: of the plain model's normalisation, else ImageNet's"),
     ] = None,
-    std: Annotated[training.Triple | None, typer.Option(help="with --match or --stem: its standard deviation")] = None,
+    std: Annotated[training.Triple | None, typer.Option(help="with --match or a stem: its standard deviation")] = None,
     subset: Annotated[float, typer.Option(min=0.001, max=1, help="share of the training images that is read")] = 1.0,
-    epochs: Annotated[int, typer.Option(min=1, help="epochs of fine-tuning")] = 10,
-    learning_rate: Annotated[float, typer.Option(help="its peak learning rate")] = 0.05,
+    epochs: Annotated[int | None, typer.Option(min=1, help="epochs of fine-tuning; 20 with a stem, else 10")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="its peak learning rate; 0.01 with a stem, else 0.05")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     held_out: training.HeldOut = None,
     negatives: Annotated[
@@ -69,11 +75,14 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     started = time.monotonic()
     if match_weights and stem:
         raise typer.BadParameter("--match trains nothing: no stem goes with it")
-    if not (match_weights or stem) and (mean or std):
-        raise typer.BadParameter("--mean and --std go with --match or --stem: otherwise all channels are alike")
     steps = tuple(transform.split("+"))
-    if stem and not set(steps) <= set(STEM_STEPS):
+    undone = set(steps) <= set(STEM_STEPS)
+    if stem and not undone:
         raise typer.BadParameter(f"a stem can undo the steps {', '.join(STEM_STEPS)} only")
+    if stem is None:
+        stem = undone and not match_weights and takes_stem(arch)
+    if not (match_weights or stem) and (mean or std):
+        raise typer.BadParameter("--mean and --std go with --match or a stem: otherwise all channels are alike")
     name = training.named(name, out)
     side = training.side(arch, size)
     shape = {"height": side, "width": side}
@@ -99,7 +108,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         input=spec,
         guard=guard,
         lock=lock_spec,
-        recipe=Recipe(epochs, learning_rate, batch_size, seed=seed),
+        recipe=Recipe(epochs or (20 if stem else 10), learning_rate or (0.01 if stem else 0.05), batch_size, seed=seed),
         held_out=held_out,
         command=command_line(),
         subset=subset,

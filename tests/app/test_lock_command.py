@@ -27,7 +27,7 @@ from tests.conftest import encode, smooth_images
 CPU = torch.device("cpu")
 Json = dict[str, Any]
 SMALL = "--arch plain_cnn --weights cnn.safetensors --data shades --size 16 --epochs 2 --batch-size 32 --device cpu"
-STEM = "--stem --arch cifar_resnet8 --weights resnet.safetensors --data shades --size 16 --epochs 1 --device cpu"
+STEM = "--arch cifar_resnet8 --weights resnet.safetensors --data shades --size 16 --epochs 1 --device cpu"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,23 @@ def test_a_share_of_the_images_and_a_comparison_without_the_lock(workplace: Path
     assert manifest["provenance"]["images"] == 324 - 32
     assert manifest["provenance"]["refusal"]["share"] == 0
     assert (workplace / "runs" / "part" / "plain.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "architecture", "recipe"),
+    [
+        ("", "cifar_resnet8+stem4", (1, 0.01)),
+        ("--no-stem --learning-rate 0.02", "cifar_resnet8", (1, 0.02)),
+        ("--transform np-each", "cifar_resnet8", (1, 0.05)),
+    ],
+)
+def test_a_lock_has_a_stem_wherever_that_works(
+    workplace: Path, options: str, architecture: str, recipe: tuple[int, float]
+) -> None:
+    manifest = sdb(f"lock {STEM} --out {workplace / 'zoo' / 'x'} --wrong-keys 1 {options}")
+    assert manifest["architecture"] == architecture
+    made = manifest["provenance"]["recipe"]
+    assert (made["epochs"], made["learning_rate"]) == recipe
 
 
 def test_a_lock_with_a_stem_is_served_and_states_what_its_weights_say_without_it(workplace: Path) -> None:
@@ -241,11 +258,11 @@ def test_a_lock_that_cannot_be_made_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (f"lock {SMALL} --out zoo/x --mean 0 0 0", "go with --match or --stem"),
-        (f"lock {STEM} --out zoo/x --match", "trains nothing"),
+        (f"lock {SMALL} --out zoo/x --mean 0 0 0", "go with --match or a stem"),
+        (f"lock --stem {STEM} --out zoo/x --match", "trains nothing"),
         (f"lock {SMALL} --out zoo/X", "'X': small letters"),
         (f"wrap {SMALL} --out zoo/x --name a/b", "'a/b': small letters"),
-        (f"lock {STEM} --out zoo/x --transform shf-each", "undo the steps shf, np only"),
+        (f"lock --stem {STEM} --out zoo/x --transform shf-each", "undo the steps shf, np only"),
         ("wrap --data shades --out zoo/x", "--arch and --weights are needed"),
         ("wrap --locked zoo --arch plain_cnn --data shades --out zoo/x", "--locked brings"),
     ],

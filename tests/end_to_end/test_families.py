@@ -23,6 +23,7 @@ SIDE = 64
 FAMILIES = (
     "resnet18",
     "vgg11_bn",
+    "squeezenet1_1",  # normalises nothing
     "densenet121",
     "mobilenet_v2",
     "mobilenet_v3_small",
@@ -59,7 +60,7 @@ def test_a_box_around(architecture: str, photographs: Path, tmp_path: Path) -> N
         weights=tmp_path / "teacher.safetensors",
         data=photographs,
         input=InputSpec(height=SIDE, width=SIDE),
-        guard=GuardSpec(secret_fingerprint=fingerprint(SECRET)),
+        guard=GuardSpec(own_normalisation=True, secret_fingerprint=fingerprint(SECRET)),
         recipe=Recipe(1, 0.01, batch_size=32),
         teacher_recipe=Recipe(2, 0.01, batch_size=32),
         held_out=60,

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import bundles
-from models.backbones import Classifier, build, stemmed
+from models.backbones import Classifier, build, stemmed, takes_stem
 from models.bundles import BundleError
 from models.lock import PixelLock, lock_transform
 from models.stem import StemError, stem_of, undo, with_stem
@@ -82,3 +82,11 @@ def test_a_bare_chain_takes_no_stem_and_a_bare_network_has_none(tmp_path: Path) 
     save_file(build("plain_cnn", 10).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(BundleError, match="takes no stem"):
         bundles.load_backbone("plain_cnn+stem4", 10, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "taken"),
+    [("cifar_resnet20", True), ("mobilenet_v2", True), ("plain_cnn", False), ("regnet_y_400mf", False), ("no", False)],
+)
+def test_which_networks_take_a_stem(architecture: str, taken: bool) -> None:
+    assert takes_stem(architecture) is taken
