@@ -5,7 +5,6 @@ Prints a table and writes results/guards.json.
 """
 
 import argparse
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from models.evaluation.evaluate import read_images
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import fingerprint
 from models.metrics import agreement, kl_divergence, top1
+from models.normalisation import Pair
 from models.release import Release
 from models.training.loop import Batch, Recipe, Step, predict, train
 from models.training.wrap import Mixture, box_step
@@ -95,12 +95,17 @@ def main() -> None:
     }
     rows = []
     for name, variant in variants.items():
-        box = bundles.assemble(manifest, SECRET)
+        own = "published" not in name  # those have one normalisation for all rows
+        spec_of_guard = guard.model_copy(update={"own_normalisation": own})
+        box = bundles.assemble(manifest.model_copy(update={"guard": spec_of_guard}), SECRET)
+        for network in (box.network, box.keyed_network):
+            network.load_state_dict(teacher.state_dict())
         box.release.calibrate(images.own.images)
         step = variant(box)
         recipe = Recipe(arguments.epochs, 0.02)
         fabric = Fabric(accelerator="cpu", devices=1)
-        box.network = train(fabric, copy.deepcopy(teacher).requires_grad_(True), images.own, step, recipe, title=name)
+        learning = Pair(box.network, box.keyed_network) if own else box.network
+        train(fabric, learning, images.own, step, recipe, title=name)
         rows.append({"variant": name, **_figures(box, teacher, images.test, noise="noise" in name)})
         print(rows[-1], flush=True)
     keep("guards", {"rows": rows})

@@ -8,7 +8,7 @@ set -euo pipefail
 arch=$1 weights=$2 images=$3 zoo=$4
 shift 4
 sdb wrap --arch "$arch" --weights "$weights" --data "$images" --out "$zoo/boxed" "$@"
-sdb lock --arch "$arch" --weights "$weights" --data "$images" --out "$zoo/locked" --stem "$@"
+sdb lock --arch "$arch" --weights "$weights" --data "$images" --out "$zoo/locked" "$@"
 export SDB_MODELS_DIR=$zoo
 sdb models verify boxed
 sdb models verify locked

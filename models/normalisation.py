@@ -5,6 +5,7 @@ with a common normalisation the two fight, and a thief who takes statistics anew
 """
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,15 @@ def recalibrate(network: nn.Module, images: Tensor) -> None:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        for rows in torch.split(images, RECALIBRATION_BATCH):
-            network(rows.to(device).float() / 255)
-    for layer, momentum, training in before:
-        layer.momentum = momentum
-        layer.train(training)
+    batches = torch.tensor_split(images, math.ceil(len(images) / RECALIBRATION_BATCH))  # alike: each counts as much
+    try:
+        with torch.no_grad():
+            for rows in batches:
+                network(rows.to(device).float() / 255)
+    finally:
+        for layer, momentum, training in before:
+            layer.momentum = momentum
+            layer.train(training)
 
 
 class Pair(nn.Module):

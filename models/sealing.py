@@ -63,6 +63,8 @@ def opened(tensors: dict[str, Tensor], secret: bytes) -> dict[str, Tensor]:
     """
     if SEALED not in tensors:
         return tensors
+    if tensors[SEALED].dtype != torch.uint8:
+        raise SealError("what it seals is not bytes")
     try:
         hidden = load(_seal(secret).open(tensors[SEALED].numpy().tobytes()))
     except SealError as error:

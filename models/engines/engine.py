@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.data import Pixels
-from models.guard import SafeDistillationBox
+from models.guard import NETWORK, TWIN, SafeDistillationBox
 
 Logits = NDArray[np.float32]
 Rights = NDArray[np.bool_]
@@ -46,7 +46,11 @@ class Answering(nn.Module):
     def secrets(self) -> dict[str, Tensor]:
         """The buffers that no bundle holds: what follows from the secret is among them."""
         kept = self.state_dict().keys()
-        return {name: buffer for name, buffer in self.named_buffers() if name not in kept}
+        return {
+            name: buffer
+            for name, buffer in self.named_buffers()
+            if name.replace(f"box.{TWIN}", f"box.{NETWORK}") not in kept  # of the twin, the state has only its own
+        }
 
     @staticmethod
     def images(pixels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from models import bundles, losses
 from models.backbones import Classifier
-from models.bundles import LockSpec, Manifest
+from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages, load
 from models.guard import SafeDistillationBox, embed
 from models.key_stream import TILE, release_secret, tiled
@@ -49,9 +49,13 @@ class Mixture:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(preparation.Plan):
-    """Everything that decides what `wrap` makes; with a lock, that of the teacher, which sees images transformed."""
+    """Everything that decides what `wrap` makes; with a lock, that of the teacher, which sees images transformed.
+
+    `plain_input` is carried on: how the network was normalised that a lock with a stem began from.
+    """
 
     lock: LockSpec | None = None
+    plain_input: InputSpec | None = None
     teacher_recipe: Recipe | None
     confidence_levels: int = 1
     mixture: Mixture = Mixture()
@@ -66,6 +70,8 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     spec, device, passes, facts = plan.input, fabric.device, plan.guard.passes, _facts(plan)
     training, held_out = read_training(plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed)
     made_of = {name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")}
+    if plan.plain_input is not None:
+        made_of["input"] = plan.plain_input.model_dump()
     manifest = plan.manifest(training.classes, device, made_of)
     box = bundles.assemble(manifest, secret)
     classifier = _teacher(plan, facts, fabric, training=training, held_out=held_out, work=work)
@@ -94,8 +100,9 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     )
     box.to(device).eval()
     # Un-keyed rows were of two kinds. A thief would do this; so what is measured is what there is.
-    unkeyed = box.network if box.lock is None else nn.Sequential(box.lock, box.network)
-    recalibrate(unkeyed, training.images[:CALIBRATION_IMAGES])
+    if box.twin is not None:
+        unkeyed = box.network if box.lock is None else nn.Sequential(box.lock, box.network)
+        recalibrate(unkeyed, training.images[:CALIBRATION_IMAGES])
     if plan.confidence_levels > 1:
         manifest, box = _levelled(plan.confidence_levels, manifest, box, secret, held_out=held_out, device=device)
     test = load(plan.data, "test", spec.height, spec.width)

@@ -280,3 +280,10 @@ def test_what_is_not_only_locked_is_not_boxed(workplace: Path, zoo: Path) -> Non
     assert done.exit_code == 2
     assert "made by `sdb lock`" in done.stderr
     assert not (workplace / "zoo").exists()
+
+
+def test_a_box_around_a_lock_still_knows_how_the_plain_network_was_normalised(workplace: Path) -> None:
+    mean = "--mean 0.1 0.2 0.3"
+    assert sdb(f"lock {STEM} {mean} --out {workplace / 'zoo' / 'x'} --wrong-keys 1")["architecture"].endswith("+stem4")
+    boxed = sdb("wrap --locked zoo/x --data shades --out boxed/x --epochs 1 --batch-size 32 --device cpu")
+    assert boxed["provenance"]["input"]["mean"] == [0.1, 0.2, 0.3]

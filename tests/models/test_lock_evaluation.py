@@ -322,3 +322,15 @@ def test_a_public_backbone_may_have_another_head(predictor: Predictor, tmp_path:
     heads = [starts["public backbone"]().state_dict()["backbone.14.weight"] for starts in found]
     assert heads[0].shape[0] == len(COLOURS)
     assert torch.equal(*heads)
+
+
+def test_a_public_backbone_is_normalised_as_the_network_that_a_lock_with_a_stem_began_from(tmp_path: Path) -> None:
+    plain = InputSpec(height=SIDE, width=SIDE, mean=(0.1, 0.2, 0.3), std=(0.9, 0.8, 0.7))
+    save_file(build("cifar_resnet8+stem2", len(COLOURS)).state_dict(), tmp_path / "public.safetensors")
+    for known, mean in (({"input": plain.model_dump()}, plain.mean), ({}, InputSpec(height=SIDE, width=SIDE).mean)):
+        spec = manifest().model_copy(update={"architecture": "cifar_resnet8+stem2", "provenance": known})
+        predictor = bundle(tmp_path / "stemmed", spec, trained=False)
+        start = in_process(predictor, SECRET, None, tmp_path / "public.safetensors", OWN).doors.networks[
+            "public backbone"
+        ]
+        torch.testing.assert_close(start().get_buffer("mean").flatten(), torch.tensor(mean))

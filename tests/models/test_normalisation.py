@@ -11,9 +11,10 @@ from torch import nn
 from models import bundles
 from models.backbones import build
 from models.bundles import BundleError, GuardSpec, InputSpec, Manifest
+from models.engines.engine import Answering
 from models.guard import TWIN, SafeDistillationBox
 from models.key_stream import fingerprint
-from models.normalisation import Pair, normalisation, twin
+from models.normalisation import Pair, normalisation, recalibrate, twin
 from models.sealing import SEALED
 from tests.conftest import CLASSES, SECRET, smooth_images
 
@@ -106,3 +107,43 @@ def test_what_was_sealed_with_another_secret_or_damaged_is_refused(tmp_path: Pat
     del tensors[SEALED]
     with pytest.raises(BundleError, match="do not fit"):
         bundles.restore(MANIFEST, tensors, SECRET)
+
+
+@pytest.mark.parametrize("count", [1, 201, 400])
+def test_every_image_counts_alike_where_statistics_are_taken_anew(count: int) -> None:
+    images = smooth_images(count)
+    images[-1] = 255
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
+    recalibrate(network, images)
+    with torch.no_grad():
+        expected = network[0](images.float() / 255).mean((0, 2, 3))
+    torch.testing.assert_close(network.get_buffer("1.running_mean"), expected, atol=2e-3, rtol=0)
+
+
+def test_a_single_image_is_never_a_batch_and_a_failure_leaves_the_network_as_it_was() -> None:
+    """Of 401 images two batches of 200 would leave one; batch normalisation of 1 x 1 maps refuses it."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).eval()
+    recalibrate(network, smooth_images(401))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recalibrate(network, smooth_images(1))
+    norm = network[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert not norm.training
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_is_not_bytes_is_no_seal(dtype: torch.dtype) -> None:
+    with pytest.raises(BundleError, match="not bytes"):
+        bundles.restore(MANIFEST, {SEALED: torch.zeros(64, dtype=dtype)}, SECRET)
+
+
+def test_no_public_table_of_the_twin_is_taken_for_a_secret() -> None:
+    """Swin V2 has such tables: buffers of the weights, which the box's state holds once."""
+    network = build("cifar_resnet8", 10)
+    network.register_buffer("table", torch.ones(1, 2, 2, 1))
+    release = bundles.assemble(MANIFEST, SECRET).release
+    box = SafeDistillationBox(network, SECRET, release, shape=(3, 32, 32), own_normalisation=True)
+    box.to(memory_format=torch.channels_last)
+    assert "box.key" in Answering(box).secrets
+    assert not [name for name in Answering(box).secrets if "table" in name]
