@@ -89,7 +89,8 @@ def _rows(answer: Answer, top_k: int) -> Iterator[dict[str, Any]]:
     """One answer per row."""
     classes, probabilities = answer.manifest.classes, answer.probabilities
     for row, indices in enumerate(greatest(answer.logits, top_k)):
-        top = [{"label": classes[index], "index": int(index), "score": probabilities[row, index]} for index in indices]
+        best = zip(indices.tolist(), probabilities[row, indices], strict=True)
+        top = [{"label": classes[index], "index": index, "score": score} for index, score in best]
         yield {**top[0], "top": top, "logits": answer.logits[row], "probabilities": probabilities[row]}
 
 

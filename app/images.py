@@ -22,6 +22,7 @@ from models.data import Pixels, upright_rgb
 FORMATS = ("JPEG", "PNG", "WEBP")
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 APP1 = b"\xff\xe1"  # begins EXIF and XMP, either of which may turn a JPEG; never occurs in its compressed data
+PACKED = (b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that Pillow unfolds
 PLAIN = {"YCbCr", "RGB"}
 BYTES_A_PIXEL = 4  # as Pillow keeps one
 AT_ONCE_PIXELS, AT_ONCE_BYTES = 64 * 64, 2**13
@@ -46,7 +47,8 @@ def at_once(encoded: Sent) -> bool:
     """Whether to decode is sooner done than handed to another thread, which takes 50 to 150 µs.
 
     By pixels, of which 64 by 64 take 16 µs as a JPEG and 100 µs as a PNG; and by bytes, because few pixels may come
-    in many scans of a progressive JPEG: a few milliseconds is the most that 8 KiB of them take.
+    in many scans of a progressive JPEG: a few milliseconds is the most that 8 KiB of them take. Not a PNG with packed
+    texts or a colour profile, of which each kilobyte may unfold to a megabyte.
     """
     if isinstance(encoded, np.ndarray):
         return area(encoded) <= AT_ONCE_PIXELS
@@ -54,8 +56,10 @@ def at_once(encoded: Sent) -> bool:
 
 
 def _declared(encoded: bytes) -> int:
-    """How many pixels the header of a JPEG or PNG promises; 0 for anything else, and what cannot be believed."""
+    """How many pixels the header of a JPEG or PNG promises; 0 for anything else, and for what may take long."""
     if encoded.startswith(PNG):
+        if any(kind in encoded for kind in PACKED):
+            return 0
         return int.from_bytes(encoded[16:20]) * int.from_bytes(encoded[20:24])
     header = _jpeg_header(encoded)
     return 0 if header is None else header[0] * header[1]

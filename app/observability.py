@@ -72,11 +72,25 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
+class ConsoleFormatter(logging.Formatter):
+    """A line for people, with the time of day to the second, which is written once for all lines of it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
+        self._last = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """The time of day, local."""
+        second, text = self._last
+        if int(record.created) != second:
+            second, text = self._last = int(record.created), super().formatTime(record, datefmt)
+        return text
+
+
 def configure(log_format: str) -> None:
     """Send the root logger to standard error in `log_format`, "console" or "json"."""
     handler = _handler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else plain)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 

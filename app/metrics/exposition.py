@@ -31,7 +31,10 @@ class Exposition(Collector):
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """All of it in the format that `accept`, a header, asks for; and that format's media type."""
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, media_type = choose_encoder("")
         return encode(self._registry), media_type
 
     def collect(self) -> Iterator[Metric]:

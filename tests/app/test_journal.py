@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.journal import Entry, Journal, Trace, current
-from app.observability import JsonFormatter
+from app.observability import ConsoleFormatter, JsonFormatter
 from tests.conftest import Api, bearer
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -133,3 +133,11 @@ def test_a_new_trace_is_recorded_as_often_as_asked_and_a_callers_as_the_caller_h
         assert Trace.of(TRACEPARENT, sample).sampled
         assert not Trace.of(TRACEPARENT[:-2] + "00", sample).sampled
         assert Trace.of(TRACEPARENT, sample).parent_id == "00f067aa0ba902b7"
+
+
+def test_a_line_for_people_has_the_time_of_its_own_second() -> None:
+    record = logging.makeLogRecord({"levelname": "INFO", "name": "sdb", "msg": "said"})
+    formatter, plain = ConsoleFormatter(), logging.Formatter("%(asctime)s", "%H:%M:%S")
+    for created in (1e9 + 0.1, 1e9 + 0.9, 1e9 + 1.0, 1e9 - 5):
+        record.created = created
+        assert formatter.format(record) == f"{plain.format(record)} INFO    sdb  said"

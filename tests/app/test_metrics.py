@@ -103,6 +103,15 @@ async def test_prometheus_and_openmetrics_are_both_spoken(api: Api) -> None:
     assert plain.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=x", "text/plain; version=²", "a/b; version="]
+)
+async def test_an_accept_that_names_no_version_gets_what_everybody_gets(api: Api, accept: str) -> None:
+    answer = await api.client.get("/metrics", headers={b"accept": accept.encode()})
+    assert answer.status_code == 200
+    assert "sdb_build_info" in answer.text
+
+
 async def test_by_default_who_is_on_this_machine_may_read_and_an_admin(settings: Settings) -> None:
     async with asking(settings) as here:
         assert (await here.client.get("/metrics")).status_code == 200
