@@ -60,10 +60,11 @@ class Connections(ServerState):
     def make_room(self, newcomer: "Connection") -> None:
         """Close the connection that has been idle longest; where all are busy, refuse the newcomer."""
         oldest = next(iter(self.idle))  # the newcomer itself is the last
+        del self.idle[oldest]  # now: the next newcomer may come before the connection is lost
         if oldest is newcomer:
             newcomer.refuse("overloaded", "all connections of this server are in use")
         else:
-            oldest.transport.close()
+            oldest.transport.abort()  # to close would wait for a caller who takes nothing
 
     def look(self, now: float) -> None:
         """Close what takes too long; `now` is the event loop's time."""
@@ -104,6 +105,8 @@ class Connection(BoundedHead):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
+        if self.phase is Phase.BODY:
+            self.since = self.loop.time()  # while it waited for its turn, nothing was read
         super()._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -120,22 +123,22 @@ class Connection(BoundedHead):
         self.received += len(data)
         super().data_received(data)
 
-    def on_headers_complete(self) -> None:
+    def on_head(self) -> None:
         """A request is known but for its body."""
         self.judge_head()
         self.phase, self.since, self.received = Phase.BODY, self.loop.time(), 0
         self.server_state.idle.pop(self, None)
-        super().on_headers_complete()
+        super().on_head()
         if self.server_state.draining:
             self.cycle.keep_alive = False
 
-    def on_message_complete(self) -> None:
+    def on_request(self) -> None:
         """All of a request is here; it may have been answered before."""
         self.phase = Phase.ANSWER
         if self.cycle.response_complete:
             self.phase, self.since, self.received = Phase.HEADERS, self.loop.time(), 0
             self.server_state.idle[self] = None
-        super().on_message_complete()
+        super().on_request()
 
     def on_response_complete(self) -> None:
         """An answer is given, be it taken or not."""
@@ -169,9 +172,6 @@ class Connection(BoundedHead):
         if not untaken or untaken < before:
             self._untaken_since = now
         return now - self._untaken_since > self.server_state.patience.answer_s
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing here speaks WebSocket, and a caller who asks for it is no news."""
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is refused as anything else is."""

@@ -44,6 +44,10 @@ class Gate:
         exchange = _Exchange(scope, receive, send, limit, self._journal)
         try:
             await self._pass(scope, exchange)
+        except asyncio.CancelledError:  # by uvicorn, at the end of a drain; raised again, it would be logged as a crash
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):  # whoever takes nothing is not waited for
+                    await exchange.refuse("draining", "the server ends before this request was answered")
         finally:
             self._journal.end(exchange.closed())
 

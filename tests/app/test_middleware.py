@@ -248,6 +248,45 @@ async def test_no_log_record_holds_a_credential(caplog: pytest.LogCaptureFixture
     assert not {"hunter1", "hunter3", "hunter4"} & set(re.findall(r"hunter\d", text))
 
 
+async def cut_off(app: ASGIApp) -> list[Message]:
+    """What is sent when the server cancels a request whose body does not end, as uvicorn does at the end of a drain."""
+    sent = list[Message]()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    task = asyncio.create_task(gated(app)(scope, receive, send))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+    return sent
+
+
+async def test_a_request_that_is_cut_off_is_told_to_come_again(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "sdb.http"):
+        start, body = await cut_off(reader)
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"retry-after"]) == (503, b"5")
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(body["body"])["code"] == "draining"
+    (record,) = caplog.records
+    assert not record.exc_info
+    assert " 503 " in record.getMessage()
+
+
+async def test_an_answer_that_is_cut_off_is_not_begun_again() -> None:
+    async def begun(_: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+
+    assert [message["status"] for message in await cut_off(begun)] == [200]
+
+
 async def test_what_is_not_http_passes_untouched() -> None:
     seen: list[Scope] = []
 

@@ -131,6 +131,80 @@ async def test_a_head_that_can_be_read_in_two_ways_is_refused_with_all_behind_it
     assert answer.count(b"HTTP/1.1 ") == 1 + bool(before)
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+LONG = b"Content-Length: %d\r\n\r\n" % len(SECOND) + SECOND
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(SECOND), SECOND)
+UPGRADED = {
+    "a length": (POST + UPGRADE + LONG, SECOND),
+    "chunks": (POST + UPGRADE + IN_CHUNKS + b"\r\n", SECOND),
+    "trailers that ask again": (POST + UPGRADE + IN_CHUNKS + UPGRADE + b"\r\n", SECOND),
+    "trailers alone": (POST + IN_CHUNKS + UPGRADE + b"\r\n", SECOND),
+    "WebSocket": (POST + UPGRADE.replace(b"h2c", b"websocket") + LONG, SECOND),
+    "Upgrade twice": (POST + UPGRADE + b"Upgrade: a\r\n" + LONG, SECOND),
+    "Upgrade without Connection": (POST + b"Upgrade: h2c\r\n" + LONG, SECOND),
+    "no body": (POST.replace(b"POST", b"GET") + UPGRADE + b"\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("step", [2**16, 100, 9])
+@pytest.mark.parametrize(("sent", "body"), UPGRADED.values(), ids=UPGRADED.keys())
+async def test_upgrade_changes_nothing(wire: Wire, sent: bytes, body: bytes, step: int) -> None:
+    sent += sent + SECOND.replace(b"/second", b"/last")
+    answer = await wire.said(*(sent[at : at + step] for at in range(0, len(sent), step)))
+    assert [path for path, _, _ in wire.echo.asked] == ["/first", "/first", "/last"]
+    assert [body for _, _, body in wire.echo.asked] == [body, body, b""]
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+@pytest.mark.parametrize(("version", "more"), [(b"1.0", b""), (b"1.1", b"Connection: close\r\n")])
+@pytest.mark.parametrize("split", [False, True])
+async def test_upgrade_hides_no_body_of_a_connection_s_last_request(
+    wire: Wire, version: bytes, more: bytes, split: bool
+) -> None:
+    head = POST.replace(b"1.1", version) + more + UPGRADE.replace(b"Upgrade, ", b"close, Upgrade, ")
+    await wire.said(*([head, LONG] if split else [head + LONG]))
+    ((path, _, body),) = wire.echo.asked
+    assert (path, body) == ("/first", SECOND)
+
+
+async def test_all_but_upgrade_is_kept_of_a_head_with_it(wire: Wire) -> None:
+    kept = UPGRADE.replace(b"Upgrade, ", b"close, Upgrade, ")
+    await wire.said(POST + kept + b"X-A: \xe9 b\r\nX-Empty:\r\nContent-Length: 0\r\n\r\n")
+    ((path, headers, _),) = wire.echo.asked
+    assert path == "/first"
+    assert headers == {
+        b"host": b"box",
+        b"connection": b"close, Upgrade, HTTP2-Settings",
+        b"http2-settings": b"AA",
+        b"x-a": b"\xe9 b",
+        b"x-empty": b"",
+        b"content-length": b"0",
+    }
+
+
+@pytest.mark.parametrize("named", ["no host", "two hosts", "two credentials"])
+async def test_upgrade_hides_no_head_that_can_be_read_in_two_ways(wire: Wire, named: str) -> None:
+    answer = await wire.said(TWICE[named].replace(b"\r\n\r\n", b"\r\n" + UPGRADE + b"\r\n") + SECOND)
+    assert not wire.echo.asked
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("target", [b"box:80", b"/first", b"http://box/first"])
+@pytest.mark.parametrize("more", [b"", UPGRADE])
+async def test_nobody_connects_through_here(wire: Wire, target: bytes, more: bytes) -> None:
+    answer = await wire.said(b"CONNECT " + target + b" HTTP/1.1\r\nHost: box\r\n" + more + LONG + SECOND)
+    assert not wire.echo.asked
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_many_upgrades_in_one_write_are_as_many_requests(wire: Wire) -> None:
+    many = 4000
+    answer = await wire.said((b"GET /first HTTP/1.1\r\nHost: box\r\n" + UPGRADE + b"\r\n") * many + SECOND)
+    assert answer.count(b"HTTP/1.1 200 ") == len(wire.echo.asked) == many + 1
+
+
 async def test_a_caller_of_http_1_0_names_no_host(wire: Wire) -> None:
     assert (await wire.said(b"GET /first HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
