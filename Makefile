@@ -22,7 +22,7 @@ test: $(READY) ## the default suite, under five minutes on two cores
 	$(PYTEST)
 
 test-slow: $(READY) ## the slow suite: real training, interrupted and resumed
-	$(PYTEST) -m "slow and not faults" --timeout 1200
+	$(PYTEST) -m "slow and not faults" --timeout 1800
 
 faults: $(READY) ## what breaks, and what happens then (docs/faults.md): fifteen minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -m "slow or not slow" --timeout 600

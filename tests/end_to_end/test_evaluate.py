@@ -107,7 +107,7 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
     assert len(kept) >= 3
 
     second = sdb(workplace, here)
-    printed, errors = second.communicate(timeout=900)
+    printed, errors = second.communicate(timeout=1500)
     assert second.returncode == 0, errors
     assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items()), "no row was made twice"
     verdicts = json.loads(printed)
