@@ -149,10 +149,7 @@ async def _decoded(
             left -= area(picture)
             decoded.append(_fitted(model, picture, parameters))
         views = [draw_views(decoded, number, parameters.views, parameters.mix) for number in range(len(decoded))]
-        if parameters.views == 1:  # the images themselves, which comparing views would tell a little later
-            shown = decoded
-        else:
-            shown = [seen(decoded, number, view) for number, drawn in enumerate(views) for view in drawn]
+        shown = [seen(decoded, number, view) for number, drawn in enumerate(views) for view in drawn]
         return views, shown[0][None] if len(shown) == 1 else np.stack(shown)
 
     if _at_once(encoded, parameters):

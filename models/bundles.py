@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from sdb_client.transforms import BLOCKS, STEPS, TransformError
 from torch import Tensor, nn
 
-from models.backbones import Classifier, build
+from models.backbones import STEM, Classifier, build
 from models.guard import SafeDistillationBox
 from models.key_stream import fingerprint, release_secret
 from models.lock import PixelLock, lock_transform
@@ -130,6 +130,12 @@ class Manifest(_Frozen):
         """What protects the model: "sdb", "lock" or both."""
         locked = () if self.lock is None else ("lock",)
         return locked if self.guard.kind == "lock" else ("sdb", *locked)
+
+    @property
+    def plain_input(self) -> InputSpec | None:
+        """How the network was normalised that a lock with a stem began from; None where that is not known."""
+        found = self.provenance.get("input") if STEM in self.architecture else None
+        return None if found is None else InputSpec.model_validate(found)
 
 
 def assemble(manifest: Manifest, secret: bytes, deployment: bytes = b"") -> SafeDistillationBox:

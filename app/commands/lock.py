@@ -108,7 +108,12 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         input=spec,
         guard=guard,
         lock=lock_spec,
-        recipe=Recipe(epochs or (20 if stem else 10), learning_rate or (0.01 if stem else 0.05), batch_size, seed=seed),
+        recipe=Recipe(
+            (20 if stem else 10) if epochs is None else epochs,
+            (0.01 if stem else 0.05) if learning_rate is None else learning_rate,
+            batch_size,
+            seed=seed,
+        ),
         held_out=held_out,
         command=command_line(),
         subset=subset,

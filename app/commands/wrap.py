@@ -106,7 +106,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         mixture=Mixture(disturbance=disturbance),
         command=command_line(),
         lock=None if teacher is None else teacher.lock,
-        plain_input=None if teacher is None else _plain_input(teacher),
+        plain_input=None if teacher is None else teacher.plain_input,
     )
     finished = wrap(plan, secret, out, work or Path("runs") / name, fabric)
     if fabric.is_global_zero:
@@ -119,12 +119,6 @@ def _locked(folder: Path) -> Manifest:
     if manifest.guards != ("lock",):
         raise typer.BadParameter(f"--locked: {folder} is no bundle made by `sdb lock`")
     return manifest
-
-
-def _plain_input(locked: Manifest) -> InputSpec | None:
-    """How the network was normalised before it was locked, where `sdb lock` says so."""
-    found = locked.provenance.get("input")
-    return None if found is None else InputSpec.model_validate(found)
 
 
 def _carried(name: str, locked: Path, out: Path) -> bytes:

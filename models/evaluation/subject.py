@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models import bundles
 from models.attacks.oracle import NetworkOracle, Oracle, TierOracle
 from models.attacks.stolen import Guess, asked, random_guess, recalibrated, renormalised, sought_guess
-from models.backbones import STEM, Classifier
+from models.backbones import Classifier
 from models.bundles import InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
 from models.evaluation import weights
@@ -133,12 +133,10 @@ def _public_input(manifest: Manifest) -> InputSpec:
 
     Then it is as the network was that a lock with a stem began from, else as most weights are that are public.
     """
-    spec, before = manifest.input, manifest.provenance.get("input")
+    spec = manifest.input
     if manifest.lock is None:
         return spec
-    if STEM in manifest.architecture and before is not None:
-        return InputSpec.model_validate(before)
-    return InputSpec(height=spec.height, width=spec.width)
+    return manifest.plain_input or InputSpec(height=spec.height, width=spec.width)
 
 
 def _behind(lock: PixelLock | None, network: nn.Module) -> nn.Module:

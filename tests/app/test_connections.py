@@ -138,11 +138,17 @@ async def test_the_connection_that_is_idle_longest_gives_way() -> None:
             writer.close()
 
 
+async def halfway(server: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that is busy: of a request with a body of one byte, that byte is still to come."""
+    reader, writer = await server.connect()
+    writer.write(b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 1\r\n\r\n")
+    await asyncio.sleep(0.05)
+    return reader, writer
+
+
 async def test_where_no_connection_is_idle_a_newcomer_is_refused() -> None:
     async with running(limit=1, patience=Patience()) as server:
-        busy, writer = await server.connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 1\r\n\r\n")
-        await asyncio.sleep(0.05)
+        busy, writer = await halfway(server)
         reader, refused = await server.connect()
         received = await answer(reader)
         assert received.startswith(b"HTTP/1.1 503 ")
@@ -182,9 +188,7 @@ async def test_who_takes_nothing_does_not_make_room_for_all() -> None:
 
 async def test_newcomers_who_are_refused_make_room_for_none() -> None:
     async with running(limit=1, patience=Patience()) as server:
-        _, writer = await server.connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 1\r\n\r\n")
-        await asyncio.sleep(0.05)
+        _, writer = await halfway(server)
         refused = await asyncio.gather(*(server.connect() for _ in range(20)))
         for reader, _ in refused:
             assert (await answer(reader)).startswith(b"HTTP/1.1 503 ")
