@@ -38,6 +38,7 @@ class Cluster:
     client: httpx.Client
     admin: dict[str, str]
     arguments: dict[str, str]
+    log: Path
 
     def deploy(self, **changed: str) -> None:
         """Return when Ray Serve says that it is done."""
@@ -46,7 +47,7 @@ class Cluster:
         self.process.stdin.write(json.dumps(self.arguments | changed).encode() + b"\n")
         self.process.stdin.flush()
         said = iter(self.process.stdout.readline, b"")  # Ray's own lines among it
-        assert b"deployed\n" in said
+        assert b"deployed\n" in said, self.log.read_text()
 
     def issue(self, limit: int | None) -> dict[str, str]:
         grant = {"name": "partner", "scopes": ["distill"], "budget": {"limit": limit}}
@@ -97,7 +98,7 @@ def cluster(store: str, plain: Server, folder: Path, zoo: Path) -> Iterator[Clus
     }
     with (folder / "ray.log").open("wb") as log, ray_on(port, folder, log) as process:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            running = Cluster(process, client, plain.admin, arguments | TWO)
+            running = Cluster(process, client, plain.admin, arguments | TWO, folder / "ray.log")
             running.deploy()
             yield running
         process.communicate(timeout=120)  # the end of its input is the end of it
@@ -107,7 +108,16 @@ def ray_on(port: int, home: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - ours
         [sys.executable, "-m", "tests.end_to_end.ray_cluster", str(port)],
         cwd=ROOT,
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+        env={
+            "HOME": str(home),
+            "PATH": "/usr/bin:/bin",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            # Ray kills a proxy that has not answered three times within this, and a process that shares two cores
+            # with another test has not begun to run by then.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "50",
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
