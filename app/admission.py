@@ -4,8 +4,6 @@ Knows callers, models by their manifest, and parameters; knows no image and no a
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from app.errors import InvalidRequest
@@ -73,22 +71,25 @@ class Admitted:
     standings: tuple[Standing, ...]
 
 
-@asynccontextmanager
-async def admitted(
-    keys: KeyService, caller: Caller, asked: Asked, strangers: RateLimit | None
-) -> AsyncIterator[Admitted]:
+class admitted:  # noqa: N801 - used as `asyncio.timeout` is; a generator would take as long as all else here
     """Charge what is asked while the body runs, which settles it; if it fails, give it back.
 
     `strangers` limits each address of callers without a key.
     """
-    request = await _admit(keys, caller, asked, strangers)
-    try:
-        yield request
-    except BaseException:
-        if request.admission is not None:
+
+    def __init__(self, keys: KeyService, caller: Caller, asked: Asked, strangers: RateLimit | None) -> None:
+        self._keys, self._request = keys, (caller, asked, strangers)
+        self._admission: Admission | None = None
+
+    async def __aenter__(self) -> Admitted:
+        request = await _admit(self._keys, *self._request)
+        self._admission = request.admission
+        return request
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._admission is not None:
             # Also when the caller hung up: the release must not be cancelled with the request.
-            await asyncio.shield(asyncio.ensure_future(_release(keys, request.admission)))
-        raise
+            await asyncio.shield(asyncio.ensure_future(_release(self._keys, self._admission)))
 
 
 async def _admit(keys: KeyService, caller: Caller, asked: Asked, strangers: RateLimit | None) -> Admitted:

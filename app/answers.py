@@ -48,9 +48,10 @@ def probabilities_of(logits: Logits, temperature: float) -> NDArray[np.float32]:
     What is divided is the distance to the greatest logit, so float32 is within 10⁻⁵ of each probability, relatively,
     however low the temperature: where the distance is large, the probability is next to nothing.
     """
-    scaled = (logits - logits.max(axis=1, keepdims=True)) / np.float32(temperature)
+    scaled = logits - np.maximum.reduce(logits, axis=1, keepdims=True)  # as `max`, without its wrappers
+    scaled /= np.float32(temperature)
     probabilities: NDArray[np.float32] = np.exp(scaled, out=scaled)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities /= np.add.reduce(probabilities, axis=1, keepdims=True)
     return probabilities
 
 
@@ -58,7 +59,7 @@ def greatest(scores: NDArray[np.float32], count: int) -> Iterable[NDArray[np.int
     """For each row of scores [N, K], the places of the greatest ones, descending; of equals the first comes first."""
     classes = scores.shape[1]
     if classes < SORTED or count >= classes:
-        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        return (-scores).argsort(axis=1, kind="stable")[:, :count]
     return (_greatest(row, count) for row in scores)
 
 

@@ -4,7 +4,7 @@ Knows codes and HTTP; the errors themselves are raised where they happen and nev
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -46,6 +46,10 @@ class UndecodableImage(RequestError):
     """The bytes begin like an image and are damaged, or unfold to too many pixels."""
 
     code = "undecodable-image"
+
+
+class TooManyPixels(UndecodableImage):
+    """The image would unfold to more than was asked for."""
 
 
 class Overloaded(RequestError):
@@ -243,9 +247,25 @@ def rate_limit_headers(budget: Budget | None, standings: Sequence[Standing]) -> 
     return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
 
 
+async def refusal(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed in one of the ways that are REFUSED."""
+    for kind, answer in _ANSWERS.items():
+        if isinstance(error, kind):
+            return await answer(request, error)
+    raise error
+
+
+_ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    RequestError: _domain_error,
+    KeyServiceError: _domain_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _framework_error,
+}
+REFUSED = tuple(_ANSWERS)
+"""What a request can be refused with; anything else that is raised is the server's own failure."""
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers; all are asynchronous, since any other would be run in a thread, which takes 150 µs."""
-    app.add_exception_handler(RequestError, _domain_error)
-    app.add_exception_handler(KeyServiceError, _domain_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _framework_error)
+    """Register the answers; all are asynchronous, since any other would be run in a thread, which takes 150 µs."""
+    for kind, answer in _ANSWERS.items():
+        app.add_exception_handler(kind, answer)

@@ -15,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.errors import InvalidRequest, Overloaded, UndecodableImage, UnsupportedImage
+from app.errors import InvalidRequest, Overloaded, TooManyPixels, UndecodableImage, UnsupportedImage
 from app.segments import check_jpeg, check_png
 from models.data import Pixels, upright_rgb
 
@@ -44,25 +44,17 @@ def area(picture: Decoded) -> int:
 
 
 def at_once(encoded: Sent) -> bool:
-    """Whether to decode is sooner done than handed to another thread, which takes 50 to 150 µs.
+    """Whether to decode it, if it has AT_ONCE_PIXELS at most, is sooner done than handed to another thread.
 
-    By pixels, of which 64 by 64 take 16 µs as a JPEG and 100 µs as a PNG; and by bytes, because few pixels may come
-    in many scans of a progressive JPEG: a few milliseconds is the most that 8 KiB of them take. Not a PNG with packed
-    texts or a colour profile, of which each kilobyte may unfold to a megabyte.
+    That takes 50 to 150 µs; so many pixels take 16 µs as a JPEG and 100 µs as a PNG. By bytes, because few pixels may
+    come in many scans of a progressive JPEG: a few milliseconds is the most that 8 KiB of them take. Not a PNG with
+    packed texts or a colour profile, of which each kilobyte may unfold to a megabyte.
     """
     if isinstance(encoded, np.ndarray):
         return area(encoded) <= AT_ONCE_PIXELS
-    return len(encoded) <= AT_ONCE_BYTES and 0 < _declared(encoded) <= AT_ONCE_PIXELS
-
-
-def _declared(encoded: bytes) -> int:
-    """How many pixels the header of a JPEG or PNG promises; 0 for anything else, and for what may take long."""
-    if encoded.startswith(PNG):
-        if any(kind in encoded for kind in PACKED):
-            return 0
-        return int.from_bytes(encoded[16:20]) * int.from_bytes(encoded[20:24])
-    header = _jpeg_header(encoded)
-    return 0 if header is None else header[0] * header[1]
+    if len(encoded) > AT_ONCE_BYTES:
+        return False
+    return encoded.startswith(JPEG) or (encoded.startswith(PNG) and not any(kind in encoded for kind in PACKED))
 
 
 def decode(encoded: Sent, max_pixels: int) -> Decoded:
@@ -71,7 +63,7 @@ def decode(encoded: Sent, max_pixels: int) -> Decoded:
     Raises:
         InvalidRequest: more than `max_pixels` pixels.
         UnsupportedImage: the bytes are of another format.
-        UndecodableImage: they are damaged, or would unfold to more than `max_pixels` pixels or in too many pieces.
+        UndecodableImage: they are damaged, or would unfold in too many pieces; TooManyPixels is one.
     """
     if isinstance(encoded, np.ndarray):
         return _within(encoded, max_pixels)
@@ -86,24 +78,18 @@ def decode(encoded: Sent, max_pixels: int) -> Decoded:
 
 def _plain_jpeg(encoded: bytes, max_pixels: int) -> Pixels | None:
     """The pixels of a JPEG that is sound, upright, and not grey or CMYK; None for any other."""
-    header = None if APP1 in encoded else _jpeg_header(encoded)
-    if header is None or header[2] not in PLAIN:
+    if APP1 in encoded:
         return None
-    if header[0] * header[1] > max_pixels:
-        raise UndecodableImage(f"at most {max_pixels} pixels are accepted")
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(encoded, "RGB")
-    except ValueError:  # also what libjpeg only warns of
-        return None
-    return pixels
-
-
-def _jpeg_header(encoded: bytes) -> tuple[int, int, str] | None:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
-    except (ValueError, KeyError):  # no JPEG, or one of a kind that it has no name for
+        if colours not in PLAIN:
+            return None
+        if height * width > max_pixels:
+            raise TooManyPixels(f"at most {max_pixels} pixels are accepted")
+        pixels: Pixels = simplejpeg.decode_jpeg(encoded, "RGB")
+    except (ValueError, KeyError):  # also what libjpeg only warns of, and kinds that simplejpeg has no name for
         return None
-    return int(height), int(width), colours
+    return pixels
 
 
 def pixels(encoded: Sent, max_pixels: int) -> Pixels:
@@ -159,7 +145,7 @@ def _read(encoded: bytes, max_pixels: int, convert: Callable[[Image.Image], Read
             warnings.simplefilter("ignore")  # Pillow's own bomb warning starts where our limit has long refused
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
-                    raise UndecodableImage(f"at most {max_pixels} pixels are accepted")
+                    raise TooManyPixels(f"at most {max_pixels} pixels are accepted")
                 return convert(image)
     except (UndecodableImage, UnsupportedImage):
         raise

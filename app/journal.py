@@ -4,12 +4,13 @@ Knows no HTTP but its words, and no caller but by the id of a key: neither a cre
 """
 
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -19,6 +20,11 @@ OF_PREDICTIONS = ("code", "tier", "model", "images", "charge")
 LAST_64_BITS = 16  # in hexadecimal digits
 
 log = logging.getLogger("sdb.http")
+
+
+def _name(bits: int) -> str:
+    """A name that no other has, in hexadecimal digits: no secret, so the system is not asked for each."""
+    return f"{random.getrandbits(bits):0{bits // 4}x}"
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,7 @@ class Trace:
 
         The choice is OpenTelemetry's: the caller's where it has made one, else by the last 64 bits of the trace's id.
         """
-        random = secrets.token_hex(24)  # at once: each time, the system is asked
-        trace_id, span_id = random[:32], random[32:]
+        trace_id, span_id = _name(128), _name(64)
         if given := TRACEPARENT.fullmatch(traceparent):
             return cls(given[1], span_id, given[2], int(given[3], 16))
         return cls(trace_id, span_id, "", SAMPLED if int(trace_id[LAST_64_BITS:], 16) < sample * 2**64 else 0)
@@ -97,14 +102,18 @@ class Entry:
         """How long it took."""
         return (self.ended_ns - self.began_ns) / 1e6
 
-    def fields(self) -> dict[str, object]:
+    def steps_ms(self) -> dict[str, float]:
+        """How long each step took."""
+        return {name: round((ended - began) / 1e6, 1) for name, began, ended in self.stages()}
+
+    def fields(self, **more: object) -> dict[str, object]:
         """What a log says of it, where there is something to say."""
         path = quote(self.path)  # a decoded path may hold line breaks
         known: dict[str, object] = {"method": self.method, "path": path, "status": self.status, "ms": round(self.ms, 1)}
         known |= {name: value for name in OF_PREDICTIONS if (value := getattr(self, name))}
         if self.key_id:
             known["key"] = self.key_id
-        return {**known, "request_id": self.request_id, "trace_id": self.trace.trace_id}
+        return {**known, "request_id": self.request_id, "trace_id": self.trace.trace_id, **more}
 
 
 _current: ContextVar[Entry] = ContextVar("entry")
@@ -131,7 +140,7 @@ class Journal:
 
     def begin(self, method: str, path: str, request_id: str, traceparent: str) -> Entry:
         """The entry of a request, and from here on the current one; a name of its caller's is kept if well-formed."""
-        name = request_id if REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16)
+        name = request_id if REQUEST_ID.fullmatch(request_id) else _name(128)
         entry = Entry(method, path, name, Trace.of(traceparent, self._sample))
         self.open += 1
         _current.set(entry)
@@ -153,16 +162,16 @@ def _write(level: int, entry: Entry) -> None:
     """One line for each request."""
     if not log.isEnabledFor(level):
         return
-    fields = entry.fields()
-    line = f"{entry.method} {fields['path']} {entry.status} {entry.ms:.1f} ms"
+    line = f"{entry.method} {quote(entry.path)} {entry.status} {entry.ms:.1f} ms"
     for text in (entry.code, entry.tier):
         line += f" {text}" if text else ""
-    for name in ("images", "charge", "key"):
-        line += f" {name}={fields[name]}" if name in fields else ""
+    for name, value in (("images", entry.images), ("charge", entry.charge), ("key", entry.key_id)):
+        line += f" {name}={value}" if value else ""
     line += f" {entry.request_id}"
+    fields: Callable[[], object] = entry.fields
     if level == logging.WARNING and entry.begun:
-        steps = {name: round((ended - began) / 1e6, 1) for name, began, ended in entry.stages()}
-        fields["stages_ms"] = steps
+        steps = entry.steps_ms()
+        fields = partial(entry.fields, stages_ms=steps)
         line += " slow: " + ", ".join(f"{name} {ms} ms" for name, ms in steps.items())
     # What `log.log` does, but for the search of the stack for its caller, who is always the same.
     log.handle(log.makeRecord(log.name, level, __file__, 0, line, (), None, extra={"fields": fields}))

@@ -24,6 +24,7 @@ from app.middleware import Gate
 from app.operations import operation_id
 from app.pipeline import Services
 from app.routes import audit, health, huggingface, infer, keys, metrics, open_inference, predict, tokens
+from app.routes.door import Doors
 from app.settings import Settings
 from app.state import State, make_first_admin, make_first_admin_later, open_keys
 from app.watch import Watch
@@ -59,13 +60,13 @@ def create_app(settings: Settings, hosting: Hosting = Models.load) -> FastAPI:
         telemetry=NONE_BUT_OURS,
     )
     errors.install(app)
-    # What is asked most comes first, and as it is: FastAPI matches what is in an included router twice.
-    app.router.routes.extend((*predict.doors.routes, *infer.doors.routes))
-    data_plane = (huggingface.router, predict.router, open_inference.router)
+    doors = (predict.doors, infer.doors, huggingface.doors)
+    data_plane = (*doors, predict.router, open_inference.router)
     watched = (health.router, metrics.router)
     for router in (*data_plane, tokens.router, keys.holder, keys.admin, audit.router, *watched, console):
         app.include_router(router)
     check_rights(app.routes)
+    app.add_middleware(Doors, routers=doors)
     app.add_middleware(Compressed)
     app.state.journal = journal
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, journal=journal)

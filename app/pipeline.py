@@ -7,6 +7,7 @@ answer.
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -17,9 +18,9 @@ from PIL import Image
 from app.admission import Asked, admitted
 from app.answers import Answer, probabilities_of
 from app.decryption import Picture, pictures, seals_of
-from app.errors import InvalidRequest, Overloaded
+from app.errors import InvalidRequest, Overloaded, TooManyPixels
 from app.hosting import Model, Models, Rows
-from app.images import Decoded, Sendable, area, at_once
+from app.images import AT_ONCE_PIXELS, Decoded, Sendable, area, at_once
 from app.journal import current
 from app.marking import Marking
 from app.metrics.recorder import Metrics
@@ -142,7 +143,7 @@ async def _decoded(
     if ready is not None and ready.size <= 3 * most:
         return [draw_views([image], 0, 1, 0.0) for image in ready], ready
 
-    def work() -> tuple[Views, Pixels]:
+    def work(most: int) -> tuple[Views, Pixels]:
         decoded, left = [], REQUEST_PIXELS * most
         for read in waiting:
             picture = read(min(most, left))
@@ -153,10 +154,11 @@ async def _decoded(
         return views, shown[0][None] if len(shown) == 1 else np.stack(shown)
 
     if _at_once(encoded, parameters):
-        return work()
+        with suppress(TooManyPixels):
+            return work(min(most, AT_ONCE_PIXELS))
     if services.decoders.statistics().tasks_waiting >= services.settings.queue_limit:
         raise Overloaded("too many requests wait for their images to be decoded")
-    return await anyio.to_thread.run_sync(work, limiter=services.decoders, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(work, most, limiter=services.decoders, abandon_on_cancel=True)
 
 
 def _as_they_are(model: Model, encoded: Sendable, parameters: Parameters) -> Pixels | None:

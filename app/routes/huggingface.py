@@ -17,7 +17,7 @@ from app.routes.door import Door
 from app.routes.predict import BINARY, REFUSALS, named
 from app.schemas import Parameters, refusals
 
-router = APIRouter(prefix="/hf/models", tags=["hugging face"], route_class=Door)
+doors = APIRouter(prefix="/hf/models", tags=["hugging face"], route_class=Door)
 
 
 class ClassificationParameters(BaseModel):
@@ -75,7 +75,7 @@ BODY = {
 }
 
 
-@router.post(
+@doors.post(
     "/{model}",
     dependencies=[Depends(named)],
     response_model=list[LabelScore],

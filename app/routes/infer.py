@@ -16,7 +16,6 @@ from app.oip.messages import JSON_LENGTH, InferRequest, InferResponse, read, wri
 from app.oip.metadata import INPUT
 from app.oip.outputs import tensors as outputs_of
 from app.oip.outputs import wanted
-from app.operations import operation_id
 from app.pipeline import Services
 from app.responses import response
 from app.routes.door import Door
@@ -28,7 +27,6 @@ doors = APIRouter(
     prefix="/v2/models/{model}",
     tags=["open inference protocol"],
     route_class=Door,
-    generate_unique_id_function=operation_id,
 )
 
 

@@ -11,14 +11,13 @@ from app.errors import InvalidRequest, rate_limit_headers, validated
 from app.forms import form
 from app.hosting import Model
 from app.json_body import parsed
-from app.operations import operation_id
 from app.responses import response
 from app.routes.door import Door
 from app.schemas import InputSize, JsonImages, ModelCard, ModelCards, Parameters, Predictions, refusals
 from keys.records import Caller, Scope
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
-doors = APIRouter(prefix="/v1/models", tags=["predictions"], route_class=Door, generate_unique_id_function=operation_id)
+doors = APIRouter(prefix="/v1/models", tags=["predictions"], route_class=Door)
 PLAIN = Parameters()
 TIERS: dict[str, Scope] = {"public": "predict", "distill": "distill"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}

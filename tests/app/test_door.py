@@ -24,7 +24,7 @@ async def plain(api: Api) -> AsyncIterator[httpx.AsyncClient]:
     """The same endpoints as routes of FastAPI's own class, over the same services."""
     app = FastAPI()
     errors.install(app)
-    for route in (*predict.doors.routes, *infer.doors.routes, *huggingface.router.routes):
+    for route in (*predict.doors.routes, *infer.doors.routes, *huggingface.doors.routes):
         assert isinstance(route, Door)
         app.add_api_route(route.path, route.endpoint, methods=["POST"], dependencies=route.dependencies)
     assert not any(isinstance(route, Door) for route in app.routes)
@@ -78,6 +78,15 @@ async def test_a_door_refuses_other_methods(api: Api) -> None:
     for door in DOORS:
         answer = await api.client.put(door, content=b"")
         assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
+
+
+async def test_behind_a_prefix_a_door_answers_as_ever(api: Api, photo: bytes) -> None:
+    transport = httpx.ASGITransport(api.app, root_path="/box")
+    async with httpx.AsyncClient(transport=transport, base_url="http://box/box") as client:
+        for door in ("/v1/models/tiny/predict", "/hf/models/tiny"):
+            answer = await client.post(door, content=photo)
+            assert answer.status_code == 200, answer.text
+            assert (await client.post(door.replace("tiny", "none"), content=photo)).json()["code"] == "unknown-model"
 
 
 async def without_caller(request: Request, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> None: ...

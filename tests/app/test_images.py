@@ -239,15 +239,15 @@ def with_scans(count: int) -> bytes:
 def test_only_what_is_decoded_in_no_time_is_decoded_at_once() -> None:
     photo = Image.fromarray(PIXELS)
     assert all(at_once(content) for content in (saved(photo, "JPEG"), saved(photo, "PNG"), PIXELS))
-    large = Image.new("RGB", (65, 64))
-    bombs = (with_scans(2000), unfolding_to(64, 64) + b"x" * 2**13, unfolding_to(10_000, 10_000), unfolding_to(0, 1))
+    large = np.zeros((64, 65, 3), np.uint8)
+    bombs = (with_scans(2000), unfolding_to(64, 64) + b"x" * 2**13)
     texts = PngInfo()
     for number in range(7):
         texts.add_text(f"{number}", " " * 2**20, zip=True)
     packed = (saved(photo, "PNG", pnginfo=texts), saved(photo, "PNG", icc_profile=bytes(2**16)))
     assert all(len(content) <= 2**13 for content in packed)
-    others = (b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", saved(photo, "WEBP"))
-    for content in (*bombs, *packed, *others, saved(large, "JPEG"), saved(large, "PNG"), np.asarray(large)):
+    others = (b"", b"hello", saved(photo, "WEBP"))
+    for content in (*bombs, *packed, *others, large):
         assert not at_once(content)
 
 

@@ -1,5 +1,6 @@
 """Whoever reads the log, or does not, holds up nobody."""
 
+import asyncio
 import logging
 import os
 import time
@@ -57,3 +58,50 @@ def test_a_long_line_is_written_whole(log: Log) -> None:
 def test_a_reader_that_has_gone_is_no_failure(log: Log) -> None:
     os.close(log.reader)
     log.logger.error("into the void")
+
+
+async def test_what_an_event_loop_says_in_one_turn_is_written_together_and_in_order(log: Log) -> None:
+    for number in range(3):
+        log.logger.info("line %d", number)
+    os.set_blocking(log.reader, False)
+    with pytest.raises(BlockingIOError):
+        log.read()
+    await asyncio.sleep(0)
+    assert log.read() == ["INFO line 0", "INFO line 1", "INFO line 2"]
+    log.logger.info("before")
+    await asyncio.to_thread(log.logger.info, "in a thread")
+    assert log.read() == ["INFO before", "INFO in a thread"]
+    log.logger.info("before")
+    log.logger.warning("a warning does not wait")
+    assert log.read() == ["INFO before", "WARNING a warning does not wait"]
+    os.close(log.reader)
+
+
+def test_what_a_loop_that_has_ended_left_is_written_by_the_next(log: Log) -> None:
+    for text in ("left", "behind"):
+        loop = asyncio.new_event_loop()
+
+        def say_and_stop(text: str = text, loop: asyncio.AbstractEventLoop = loop) -> None:
+            loop.stop()
+            log.logger.info(text)
+
+        loop.call_soon(say_and_stop)
+        loop.run_forever()
+        loop.close()
+    log.logger.handlers[0].flush()
+    assert log.read() == ["INFO left", "INFO behind"]
+    os.close(log.reader)
+
+
+async def test_lines_are_lost_whole(log: Log) -> None:
+    for number in range(2000):
+        log.logger.info("%d %s", number, "x" * 100)
+    await asyncio.sleep(0)
+    log.logger.info("%s", "y" * 3 * 2**12)
+    await asyncio.sleep(0)
+    written = log.read()
+    assert all(len(line) >= 100 + len("INFO 0 ") for line in written)
+    log.logger.info("read again")
+    await asyncio.sleep(0)
+    assert log.read() == [f"WARNING {2001 - len(written)} lines were lost: nobody read this log", "INFO read again"]
+    os.close(log.reader)
