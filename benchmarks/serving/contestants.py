@@ -30,6 +30,7 @@ class Contestant:
     door: Door | None = None
     variant: str = ""
     guarded: bool = True
+    processes: int = 1
 
     def command(self, port: int) -> tuple[str, ...]:
         """How it is started.
@@ -56,7 +57,8 @@ class Contestant:
     def environ(self, workload: Workload, state: Path, port: int) -> dict[str, str]:
         """Its environment; `state` is a folder of its own that stays over rounds."""
         if self.kind == "ours":
-            return product.environ(state, workload.models_dir(self.variant), port)
+            told = product.environ(state, workload.models_dir(self.variant), port)
+            return told | {"SDB_WORKERS": str(self.processes)}
         return {"PYTHONPATH": str(product.ROOT), "HOME": str(state.parent), **ONE_THREAD, **QUIET}
 
     def door_of(self, workload: Workload) -> Door:
@@ -72,7 +74,7 @@ class Contestant:
     @property
     def reference(self) -> str:
         """The ceiling whose answers are the right ones for it: those of the bare network are the peers' own."""
-        return self.name if self.kind == "ours" and self.guarded else "peer"
+        return f"ours/{self.variant}" if self.kind == "ours" and self.guarded else "peer"
 
     def versions(self) -> dict[str, str]:
         """What it runs with."""
@@ -82,6 +84,7 @@ class Contestant:
 OURS = (
     Contestant("ours/shipped", "ours", variant="shipped"),
     Contestant("ours/one pass", "ours", variant="one pass"),
+    Contestant("ours/two processes", "ours", variant="one pass", processes=2),
     Contestant("ours/no guard", "ours", variant="one pass", guarded=False),
 )
 PEER_DOORS: Mapping[str, Door] = {
@@ -93,3 +96,4 @@ PEER_DOORS: Mapping[str, Door] = {
     "ray": RAW,
 }
 ALL = (*OURS, *(Contestant(name, "peer", door) for name, door in PEER_DOORS.items()))
+REFERENCES = {contestant.name: contestant.reference for contestant in ALL}

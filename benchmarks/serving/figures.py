@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.ceiling import Ceiling
+from benchmarks.serving.contestants import REFERENCES
 from benchmarks.serving.rounds import Cell, Start
 
 SPEED, P50, P99 = "per_second", "p50_ms", "p99_ms"
@@ -53,9 +54,10 @@ class Figures:
         medians = [statistics.median(found) for found in of_peers if found]
         return next((found for found in of_peers if found and statistics.median(found) == best(medians)), [])
 
-    def ceiling(self, name: str, workload: str, number: str) -> list[float]:
-        """One number per round of a ceiling."""
-        return next((row[number] for row in self.ceilings if row["name"] == name and row["workload"] == workload), [])
+    def ceiling(self, server: str, workload: str, number: str) -> list[float]:
+        """One number per round of the ceiling that the server is held against."""
+        of = (REFERENCES[server], workload)
+        return next((row[number] for row in self.ceilings if (row["name"], row["workload"]) == of), [])
 
 
 def _is(row: dict[str, Any], server: str, workload: str, load: str) -> bool:

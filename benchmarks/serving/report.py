@@ -53,8 +53,7 @@ def _speeds(figures: Figures, server: str, workload: str) -> list[str]:
     """Requests a second and p50/p99 by connections, and the best of them against what the same work comes to."""
     cells = [_speed(figures, server, workload, str(connections)) for connections in CONNECTIONS]
     own = max((figures.rounds(server, workload, str(c)) for c in CONNECTIONS), key=lambda found: median(found) or 0.0)
-    name = server if figures.ceiling(server, workload, "best") else "peer"
-    ceiling = [] if server == "ours/no guard" else figures.ceiling(name, workload, "best")
+    ceiling = [] if server == "ours/no guard" else figures.ceiling(server, workload, "best")
     return [server, *cells, _number(ratio(own, ceiling))]
 
 
