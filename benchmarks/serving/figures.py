@@ -5,7 +5,7 @@ Knows the JSON document that is kept; knows no process.
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,12 @@ class Figures:
             row["server"] for row in self.rows if row["workload"] == workload and row["load"] == "32" and row["peer"]
         ]
 
-    def best_peer(self, workload: str, load: str, number: str, best: Callable[[Iterable[float]], float]) -> list[float]:
-        """The rounds of the peer whose median is best."""
-        of_peers = [self.rounds(peer, workload, load, number) for peer in self.peers(workload)]
+    def best_peer(
+        self, workload: str, load: str, number: str, best: Callable[[Iterable[float]], float], but: Container[str] = ()
+    ) -> list[float]:
+        """The rounds of the peer whose median is best, of all `but` some."""
+        peers = [peer for peer in self.peers(workload) if peer not in but]
+        of_peers = [self.rounds(peer, workload, load, number) for peer in peers]
         medians = [statistics.median(found) for found in of_peers if found]
         return next((found for found in of_peers if found and statistics.median(found) == best(medians)), [])
 

@@ -26,7 +26,7 @@ def test_what_drifts_in_both_servers_drops_out_of_their_ratio() -> None:
 
 def test_the_best_peer_is_the_one_to_beat() -> None:
     found = figures(ours=[500, 500, 500], slow=[100, 100, 100], fast=[250, 200, 250])
-    target = measured(found, "small model, 32 connections, throughput")
+    target = measured(found, "small model, 32 connections, throughput against the best peer:")
     assert target.measured == 2
     assert target.verdict == "missed"
 
@@ -38,5 +38,5 @@ def test_a_target_is_met_at_its_bound() -> None:
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     found = figures(ours=[500])
-    assert measured(found, "small model, 32 connections, throughput").verdict == "not measured"
+    assert measured(found, "small model, 32 connections, throughput against the best peer:").verdict == "not measured"
     assert {target.verdict for target in targets(found)} == {"not measured"}
