@@ -1,6 +1,7 @@
 """`make bench`: measure in rounds, print the tables, keep results/serving.json and write docs/performance.md."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from models.environment import environment
 
 RESULTS = Path(__file__).parents[1] / "results" / "serving.json"
 MAKERS = {"small": workloads.small, "large": workloads.large, "wide": workloads.wide}
-SLOWER = {"large": 2.0}  # its windows are longer: a batch takes a third of a second
+ANSWERS = 128  # a window has room for, at the ceiling: twice what the most connections have under way
 QUICK = ("ours/one pass", "fastapi_naive")
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     """Measure, or write the tables of an earlier run anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each load; twice that for the large model")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each load; more where few images fit")
     parser.add_argument("--workloads", default="small,large,wide")
     parser.add_argument("--servers", default="", help="names that begin so, with commas between; all when left out")
     parser.add_argument("--quick", action="store_true", help="one short round of the small model, two servers")
@@ -83,7 +84,7 @@ def _round(number: int, workload: Workload, contestants: Sequence[Contestant], s
         _tell(f"round {number + 1}, {workload.name}: ceiling of {name}, {ceiling.best:.0f} images/s")
         ledger.ceiling(name, workload.name, ceiling)
         right[name] = ceiling
-    pace = Pace.of(seconds * SLOWER.get(workload.name, 1.0))
+    pace = Pace.of(max(seconds, ANSWERS / min((ceiling.best for ceiling in right.values()), default=math.inf)))
     for contestant in contestants if number % 2 == 0 else reversed(contestants):
         _play(Session(contestant, workload, pace), right[contestant.reference], ledger)
 
