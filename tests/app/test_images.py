@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from app.errors import UndecodableImage, UnsupportedImage
-from app.images import area, at_once
+from app.errors import TooManyPixels, UndecodableImage, UnsupportedImage
+from app.images import AT_ONCE_PIXELS, area, at_once
 from app.images import decode as decoded
 from tests.conftest import encode, smooth_images
 
@@ -249,6 +249,19 @@ def test_only_what_is_decoded_in_no_time_is_decoded_at_once() -> None:
     others = (b"", b"hello", saved(photo, "WEBP"))
     for content in (*bombs, *packed, *others, large):
         assert not at_once(content)
+
+
+def test_few_bytes_that_unfold_to_more_are_found_out_before_they_do() -> None:
+    large = Image.new("RGB", (65, 64))
+    for content in (
+        saved(large, "JPEG"),
+        saved(large, "PNG"),
+        saved(large.convert("L"), "JPEG"),
+        unfolding_to(10_000, 10_000),
+    ):
+        assert at_once(content)
+        with pytest.raises(TooManyPixels):
+            decode(content, AT_ONCE_PIXELS)
 
 
 def test_the_slowest_that_is_decoded_at_once_holds_nobody_up() -> None:
