@@ -143,10 +143,10 @@ async def _decoded(
     if ready is not None and ready.size <= 3 * most:
         return [draw_views([image], 0, 1, 0.0) for image in ready], ready
 
-    def work(most: int) -> tuple[Views, Pixels]:
-        decoded, left = [], REQUEST_PIXELS * most
+    def work(each: int) -> tuple[Views, Pixels]:
+        decoded, left = [], REQUEST_PIXELS * each
         for read in waiting:
-            picture = read(min(most, left))
+            picture = read(min(each, left))
             left -= area(picture)
             decoded.append(_fitted(model, picture, parameters))
         views = [draw_views(decoded, number, parameters.views, parameters.mix) for number in range(len(decoded))]

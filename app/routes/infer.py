@@ -23,11 +23,7 @@ from app.routes.predict import BINARY, REFUSALS, named
 from app.schemas import Parameters, refusals
 
 JSON, BYTES = "application/json", "application/octet-stream"
-doors = APIRouter(
-    prefix="/v2/models/{model}",
-    tags=["open inference protocol"],
-    route_class=Door,
-)
+doors = APIRouter(prefix="/v2/models/{model}", tags=["open inference protocol"], route_class=Door)
 
 
 def hosted(request: Request, services: Services) -> Model:

@@ -60,7 +60,7 @@ def _throughput(figures: Figures) -> Iterator[Target]:
 
 def _against_peers(figures: Figures, workload: str, names: Sequence[str], least: float) -> Iterator[Target]:
     """Against all, and against what can be had: one peer was written by hand for this comparison."""
-    for what, but in (("the best peer", set[str]()), (f"the best peer but {BY_HAND}", {BY_HAND})):
+    for what, but in (("the best peer", ()), (f"the best peer but {BY_HAND}", (BY_HAND,))):
         best = figures.best_peer(workload, "32", SPEED, max, but)
         for name in names:
             own = figures.rounds(name, workload, "32")

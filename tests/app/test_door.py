@@ -110,3 +110,8 @@ def test_an_endpoint_that_does_not_ask_who_calls_or_needs_more_is_no_door(endpoi
     router = APIRouter(route_class=Door)
     with pytest.raises(AssertionError, match="/door is no door of predictions"):
         router.post("/door")(endpoint)
+
+
+def test_a_door_is_asked_by_post_alone() -> None:
+    with pytest.raises(AssertionError, match="/door is no door of predictions"):
+        APIRouter(route_class=Door).put("/door")(predict.predict)
