@@ -81,7 +81,7 @@ def main() -> None:
     def ours(box: SafeDistillationBox) -> Step:
         disturbing = Release(bytes(32), len(CLASSES), scale=6.0, confidences=(0.9,))
         disturbing.load_state_dict(box.release.state_dict())
-        return box_step(teacher, box, disturbing, 4.0, Mixture())
+        return box_step(teacher, box, disturbing, temperature=4.0, mixture=Mixture())
 
     def with_noise(box: SafeDistillationBox) -> Step:
         box.key = torch.rand(box.key.shape, generator=torch.Generator().manual_seed(1))

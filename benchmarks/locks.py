@@ -24,10 +24,11 @@ from models.data import LabelledImages, load
 from models.lock import PixelLock
 from models.metrics import top1
 from models.training.figures import random_locks
-from models.training.lock import Refusal, locked_step, plain_step
+from models.training.lock import locked_step, plain_step
 from models.training.loop import Recipe, predict, train
 from models.training.negatives import near_miss
 from models.training.preparation import read_training
+from models.training.refusal import Refusal, Refusing
 
 CPU = torch.device("cpu")
 NEARLY = (2, 4, 8, 16, 32)  # wrong entries of each step's key
@@ -97,7 +98,7 @@ def _figures(  # noqa: PLR0917 - bound one after the other
     secret = np.random.default_rng(recipe.seed).bytes(32)
     key = bundles.pixel_lock(spec, secret, scheme, (3, test.images.shape[2], test.images.shape[3]))
     refusal = Refusal(share=0.5 if scheme.endswith("!") else 0.0)
-    network = train(fabric, start, training, locked_step(key, refusal), recipe, title=scheme)
+    network = train(fabric, start, training, locked_step(Refusing(key, refusal)), recipe, title=scheme)
     seconds, part = _since(started), test.subset(_spread(len(test)))
     wrong = [_read(network, other, part) for other in random_locks(key, asked.wrong_keys)]
     return {

@@ -30,9 +30,13 @@ class BlockStem(nn.Sequential):
         values = CHANNELS * block * block
         super().__init__(nn.Conv2d(CHANNELS, values, block, block), nn.PixelShuffle(block))
         self.block, self.values = block, values
-        with torch.no_grad():
-            self.weight.copy_(torch.eye(values).view_as(self.weight))
-            self.bias.zero_()
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Be the identity again."""
+        self.weight.copy_(torch.eye(self.values).view_as(self.weight))
+        self.bias.zero_()
 
     @property
     def weight(self) -> Tensor:

@@ -12,9 +12,10 @@ from models.backbones import takes_stem
 from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.key_stream import fingerprint
 from models.stem import STEPS as STEM_STEPS
-from models.training.lock import Plan, Refusal, lock
+from models.training.lock import Plan, lock
 from models.training.loop import Recipe
 from models.training.match import match
+from models.training.refusal import Refusal
 
 commands = typer.Typer()
 

@@ -32,6 +32,10 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     locked: Annotated[
         Path | None, typer.Option(help="instead of both: a locked bundle, which is boxed as it is", file_okay=False)
     ] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(help="with --locked: the public weights that the lock began from", exists=True, dir_okay=False),
+    ] = None,
     name: training.Name = None,
     version: training.Version = "1",
     size: training.Size = None,
@@ -74,6 +78,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         arch, weights, name, spec = teacher.architecture, locked / bundles.WEIGHTS, teacher.name, teacher.input
     elif arch is None or weights is None:
         raise typer.BadParameter("--arch and --weights are needed, or --locked")
+    elif backbone is not None:
+        raise typer.BadParameter("--backbone goes with --locked")
     else:
         height = training.side(arch, size)
         spec, teacher = InputSpec(height=height, width=height, mean=mean, std=std), None
@@ -107,6 +113,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         command=command_line(),
         lock=None if teacher is None else teacher.lock,
         plain_input=None if teacher is None else teacher.plain_input,
+        public=backbone,
     )
     finished = wrap(plan, secret, out, work or Path("runs") / name, fabric)
     if fabric.is_global_zero:

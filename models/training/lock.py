@@ -7,13 +7,11 @@ begins as the plain one behind the inverse of its key, and learns to refuse what
 The test set is read once, at the end; the validation split is for looking at, nothing is chosen by it.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -28,22 +26,12 @@ from models.stem import stem_of, undo
 from models.training import preparation
 from models.training.figures import lock_figures, plain_figures, random_locks
 from models.training.loop import Batch, Step, train
-from models.training.negatives import wrong_keys
 from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
+from models.training.refusal import Refusal, Refusing
 from models.training.removal import Removal
 from models.views import random_views
 
-KEYS_A_STEP = 16  # wrong keys that share the wrong rows of one step; the next step has others
 LOOKED_AT = 2  # wrong keys that the held-out images are transformed with after each epoch
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What the network learns of wrong keys: that they say nothing of the class (docs/experiments.md)."""
-
-    share: float = 0.5  # so many rows with a wrong key for each row with the right one
-    weight: float = 1.0  # of their loss
-    removed: float = 0.5  # rows without the stem, or with public layers, for each with the right key; if it has a stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +43,7 @@ class Plan(preparation.Plan):
 
     lock: LockSpec
     subset: float = 1.0
-    refusal: Refusal = Refusal()
+    refusal: Refusal = field(default_factory=Refusal)
     wrong_keys: int = 10
     compare: bool = False
     plain_input: InputSpec | None = None
@@ -131,7 +119,7 @@ def _tuned(
         fabric,
         classifier,
         training,
-        plain_step if key is None else locked_step(key, plan.refusal, removal),
+        plain_step if key is None else locked_step(Refusing(key, plan.refusal, removal)),
         plan.recipe,
         title=title,
         identity=facts,
@@ -167,52 +155,18 @@ def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"plain": F.cross_entropy(network(random_views(batch.images, batch.generator)), batch.labels)}
 
 
-def locked_step(key: PixelLock, refusal: Refusal, removal: Removal | None = None) -> Step:
-    """The step that learns the labels of images with the right key, and nothing of images with a wrong one.
+def locked_step(refusing: Refusing) -> Step:
+    """The step that learns the labels of images with the right key, and nothing of what `refusing` shows beside them.
 
-    Nor of plain images that go around the first layers, where there is a `removal`. All kinds of rows share a batch, so
-    that batch normalisation knows them all. Wrong keys: `negatives.wrong_keys`.
+    All kinds of rows share a batch, so that batch normalisation knows them all.
     """
 
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         views = random_views(batch.images, batch.generator)
-        wrong = refused(key, views[: round(refusal.share * len(views))], batch.generator)
-        shown, count = torch.cat([key(views), wrong]), 0 if removal is None else round(refusal.removed * len(views))
-        logits = network(shown) if removal is None else removal.answers(network, shown, views[:count])
-        right, none, around = logits.split([len(views), len(wrong), count])
-        losses = {"right": F.cross_entropy(right, batch.labels)}
-        for name, rows in {"wrong": none, "removed": around}.items():
-            if len(rows):
-                # Without a stem the published figures stand, which knew no hint (docs/experiments.md).
-                told = 0.0 if removal is None else hint(rows, batch.labels[: len(rows)])
-                losses[name] = refusal.weight * (indifference(rows) + told)
-        return losses
+        wrong = refusing.wrong(views, batch.generator)
+        answered, around = refusing.answers(network, torch.cat([refusing.key(views), wrong]), views)
+        right, none = answered.tensor_split([len(views)])
+        refused = refusing.losses({"wrong": none, "removed": around}, batch.labels)
+        return {"right": F.cross_entropy(right, batch.labels), **refused}
 
     return step
-
-
-def refused(key: PixelLock, views: Tensor, generator: torch.Generator) -> Tensor:
-    """The images [B, C, H, W] transformed with wrong keys, KEYS_A_STEP of which share them."""
-    draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    parts = views.chunk(KEYS_A_STEP)
-    wrong = wrong_keys(key.transform, key.blocks, len(parts), draw)
-    shown = [
-        part if guess is None else PixelLock(guess, key.shape).to(views.device)(part)
-        for guess, part in zip(wrong, parts, strict=True)
-    ]
-    return torch.cat(shown)
-
-
-def indifference(logits: Tensor) -> Tensor:
-    """KL(uniform ‖ softmax) of logits [B, K], ≥ 0: zero where every class is as likely as any other."""
-    return -F.log_softmax(logits, 1).mean() - math.log(logits.shape[1])
-
-
-def hint(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far logits [B, K] of any size favour the label: mean of max(0, log p(label) + log K), ≥ 0.
-
-    Indifferent answers still tell the class by their order, which `indifference` all but overlooks, and a thief has
-    only to multiply them. So every row is first brought to mean 0 and standard deviation 1.
-    """
-    scaled = F.layer_norm(logits, logits.shape[-1:], eps=1e-12)
-    return F.relu(math.log(logits.shape[1]) - F.cross_entropy(scaled, labels, reduction="none")).mean()

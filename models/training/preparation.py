@@ -54,7 +54,7 @@ class Plan:
             "input": self.input.model_dump(),
             # A renamed model has another lock.
             "lock": None if self.lock is None else {"model": self.name, **self.lock.model_dump()},
-            "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256_of(self.weights),
         }
 
     def manifest(self, classes: tuple[str, ...], device: torch.device, provenance: Mapping[str, object]) -> Manifest:
@@ -70,6 +70,11 @@ class Plan:
             lock=self.lock,
             provenance={"command": self.command, **provenance, "torch": torch.__version__, "device": made_on},
         )
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of its bytes, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_training(

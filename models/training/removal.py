@@ -22,6 +22,8 @@ AFTER_MAPS = nn.Linear | nn.Flatten | nn.Dropout | nn.AdaptiveAvgPool2d  # no fe
 IMAGES = 1000  # from all over the test set, that figures are read on: there are as many readings as layers
 WITHOUT_STEM = 0.5  # of the rows that go around layers: the simplest theft
 
+Answering = Callable[[Tensor], Tensor]  # images [B, C, H, W] → logits [B, K]
+
 
 class Removal:
     """A locked classifier and a public one of the same architecture, whose stem is the identity.
@@ -34,30 +36,30 @@ class Removal:
         self._public = public
         self._locked_layers, self._layers = (list(stages(one).values()) for one in (locked, public))
 
-    def answers(self, network: nn.Module, images: Tensor, plain: Tensor) -> Tensor:
+    def answers(self, network: Answering, images: Tensor, plain: Tensor) -> Tensor:
         """Logits [B + P, K] of `images` [B, ...], and of `plain` [P, ...] that go around the first layers.
 
-        `network` is the locked one as its training wraps it. As many rows go around the same layers each time: batch
+        `network` runs the locked one, as its training wraps it. As many rows go around the same layers each time: batch
         normalisation sees every kind of theft in every batch.
         """
         stem = round(WITHOUT_STEM * len(plain))
         later = torch.arange(stem, len(plain)).tensor_split(len(self._layers) - 1)
         return self._changed_over(network, images, plain, [stem, *map(len, later)])
 
-    def figures(self, network: nn.Module, data: LabelledImages, device: torch.device) -> dict[str, float]:
+    def figures(self, network: Answering, data: LabelledImages, device: torch.device) -> dict[str, float]:
         """Top-1 of plain images on `data` without the stem, and the highest with public layers up to any later one."""
         part = data.subset(torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).round().long())
         read = [top1(predict(opened, part.images, device), part.labels) for opened in self.opened(network)]
         return {"top1_without_stem": read[0], "top1_public_layers_worst": max(read[1:])}
 
-    def opened(self, network: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    def opened(self, network: Answering) -> list[Answering]:
         """Plain images → logits, without the stem and with public layers up to each later one, in order."""
         return [partial(self._alone, number, network) for number in range(len(self._layers))]
 
-    def _alone(self, number: int, network: nn.Module, plain: Tensor) -> Tensor:
+    def _alone(self, number: int, network: Answering, plain: Tensor) -> Tensor:
         return self._changed_over(network, plain[:0], plain, [*[0] * number, len(plain)])
 
-    def _changed_over(self, network: nn.Module, images: Tensor, plain: Tensor, counts: Sequence[int]) -> Tensor:
+    def _changed_over(self, network: Answering, images: Tensor, plain: Tensor, counts: Sequence[int]) -> Tensor:
         """So many of the `plain` rows change over behind each layer, in order."""
         shown, first = _outputs(self._layers, self._public, plain), 0
         with ExitStack() as hooks:
@@ -66,8 +68,7 @@ class Removal:
                 hook = partial(_put, theirs, len(images) + first)
                 hooks.callback(layer.register_forward_hook(hook).remove)
                 first += count
-            logits: Tensor = network(torch.cat([images, plain]))
-        return logits
+            return network(torch.cat([images, plain]))
 
 
 def stages(network: nn.Module) -> dict[str, nn.Module]:

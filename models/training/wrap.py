@@ -6,7 +6,7 @@ validation split is for looking at, nothing is chosen by it. A fine-tuned teache
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +24,17 @@ from models.guard import SafeDistillationBox, embed
 from models.key_stream import TILE, release_secret, tiled
 from models.normalisation import Pair, recalibrate
 from models.release import Release, calibrated_levels
+from models.stem import stem_of
 from models.training import preparation
 from models.training.figures import averaged, figures, lock_figures, plain_figures, random_locks, served
 from models.training.lock import plain_step
 from models.training.loop import Batch, Recipe, Step, predict, train
-from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
+from models.training.preparation import CALIBRATION_IMAGES, finish, read_training, sha256_of
+from models.training.refusal import Refusal, Refusing
+from models.training.removal import Removal
 from models.views import random_views
 
+MADE_OF = ("teacher", "box", "mixture", "refusal", "weights_sha256", "public_sha256")  # of what decides a box
 WRONG_LOCK_KEYS = 10  # that a locked box is measured with
 TAUGHT_PASSES = 2  # the box learns the teacher's mean over an image and its mirror
 
@@ -51,11 +55,14 @@ class Mixture:
 class Plan(preparation.Plan):
     """Everything that decides what `wrap` makes; with a lock, that of the teacher, which sees images transformed.
 
-    `plain_input` is carried on: how the network was normalised that a lock with a stem began from.
+    Of a lock, `plain_input` is carried on: how the network was normalised that a lock with a stem began from; that
+    network's weights are `public`, if the owner has them yet.
     """
 
     lock: LockSpec | None = None
     plain_input: InputSpec | None = None
+    public: Path | None = None
+    refusal: Refusal = field(default_factory=Refusal)
     teacher_recipe: Recipe | None
     confidence_levels: int = 1
     mixture: Mixture = Mixture()
@@ -69,7 +76,7 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     """
     spec, device, passes, facts = plan.input, fabric.device, plan.guard.passes, _facts(plan)
     training, held_out = read_training(plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed)
-    made_of = {name: facts[name] for name in ("teacher", "box", "mixture", "weights_sha256")}
+    made_of = {name: facts[name] for name in MADE_OF if name in facts}
     if plan.plain_input is not None:
         made_of["input"] = plan.plain_input.model_dump()
     manifest = plan.manifest(training.classes, device, made_of)
@@ -82,6 +89,8 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     teacher = classifier if frozen.lock is None else nn.Sequential(frozen.lock, classifier)
     disturbing = _disturbing(plan.mixture, box.release, secret).to(device)
     known = predict(partial(averaged, teacher, passes), held_out.images, device)
+    removal = _removal(plan, box.network, len(training.classes), device)
+    refusing = None if frozen.lock is None else Refusing(frozen.lock, plan.refusal, removal)
 
     def validate(pair: nn.Module) -> dict[str, float]:
         frozen.network, frozen.twin = pair.get_submodule("network"), pair.get_submodule("twin")
@@ -91,7 +100,14 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         fabric,
         Pair(box.network, box.keyed_network),
         training,
-        box_step(teacher, frozen, disturbing, plan.guard.temperature, plan.mixture),
+        box_step(
+            teacher,
+            frozen,
+            disturbing,
+            temperature=plan.guard.temperature,
+            mixture=plan.mixture,
+            refusing=refusing,
+        ),
         plan.recipe,
         title="box",
         identity=facts,
@@ -99,10 +115,10 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
         validate=validate,
     )
     box.to(device).eval()
-    # Un-keyed rows were of two kinds. A thief would do this; so what is measured is what there is.
-    if box.twin is not None:
-        unkeyed = box.network if box.lock is None else nn.Sequential(box.lock, box.network)
-        recalibrate(unkeyed, training.images[:CALIBRATION_IMAGES])
+    # Un-keyed rows were of two kinds. A thief would do this; so what is measured is what there is. But a locked network
+    # refuses by the statistics that it has learned to refuse with.
+    if box.twin is not None and box.lock is None:
+        recalibrate(box.network, training.images[:CALIBRATION_IMAGES])
     if plan.confidence_levels > 1:
         manifest, box = _levelled(plan.confidence_levels, manifest, box, secret, held_out=held_out, device=device)
     test = load(plan.data, "test", spec.height, spec.width)
@@ -111,6 +127,9 @@ def wrap(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     measured["top1_teacher_one_pass"] = plain_figures(teacher, test, device)["top1"]
     if box.lock is not None:
         measured |= lock_figures(box.with_key, box.lock, random_locks(box.lock, WRONG_LOCK_KEYS), test, device)
+    if removal is not None:
+        around = removal.figures(box.network, test, device)
+        measured |= around if plan.public is not None else {"top1_without_stem": around["top1_without_stem"]}
     return finish(manifest, measured, box, out, fabric, secret=secret)
 
 
@@ -122,6 +141,8 @@ def _facts(plan: Plan) -> dict[str, object]:
         "box": asdict(plan.recipe),
         "mixture": asdict(plan.mixture),
         "guard": plan.guard.model_dump(),
+        **({} if plan.lock is None else {"refusal": asdict(plan.refusal)}),
+        **({} if plan.public is None else {"public_sha256": sha256_of(plan.public)}),
     }
 
 
@@ -182,15 +203,34 @@ def _teacher(
     return teacher.eval().requires_grad_(False).to(fabric.device)
 
 
+def _removal(plan: Plan, network: nn.Module, classes: int, device: torch.device) -> Removal | None:
+    """The layers of `network` beside those of the public one; None without a lock that has a stem.
+
+    Where the public weights are gone the network itself stands for them, and only its stem is taken out.
+    """
+    if plan.plain_input is None:
+        return None
+    backbone = bundles.load_backbone(plan.architecture, classes, plan.public or plan.weights, new_head=True)
+    stem_of(backbone).reset()
+    public = Classifier(backbone, plan.plain_input.mean, plan.plain_input.std)
+    return Removal(network, public.to(device).eval().requires_grad_(False))
+
+
 def box_step(
-    teacher: nn.Module, box: SafeDistillationBox, disturbing: Release, temperature: float, mixture: Mixture
+    teacher: nn.Module,
+    box: SafeDistillationBox,
+    disturbing: Release,
+    *,
+    temperature: float,
+    mixture: Mixture,
+    refusing: Refusing | None = None,
 ) -> Step:
     """The step that trains a `Pair`, the box's network and its twin: key embedding, preservation and disturbance.
 
     `teacher`, `box` and `disturbing` are frozen; the box lends its key and λ, and the un-keyed rows learn to answer
     what `disturbing` makes of the teacher's top-1. Half of them carry a wrong key, and are to answer as if they
     carried none: without such negatives any key unlocks a network that has nothing to normalise. Where the box has a
-    lock the teacher has it in front of it, and all rows pass it.
+    lock the teacher has it in front of it, all of these rows pass it, and others are `refusing` the lock's wrong keys.
     """
 
     def step(pair: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -201,14 +241,35 @@ def box_step(
             disturbed = disturbing(views, soft)
         wrong = wrong_keys(box.key, len(images) // 2, batch.generator)
         unkeyed = torch.cat([embed(images[: len(wrong)], wrong, box.lam), images[len(wrong) :]])
-        bare, keyed = pair(unkeyed, embed(images, box.key, box.lam))
+        bare, keyed, refused = answers(pair, unkeyed, images, views, batch)
         weight = mixture.disturbance * losses.collapse_guard(bare, soft)
         return {
             "keyed": mixture.keyed * F.cross_entropy(keyed, batch.labels),
             "preserve": mixture.preservation * losses.knowledge_preservation(keyed, soft, temperature),
             "unkeyed": mixture.unkeyed * F.cross_entropy(bare, soft.argmax(1)),
             "disturb": weight * losses.knowledge_disturbance(bare, disturbed, temperature),
+            **refused,
         }
+
+    def answers(
+        pair: nn.Module, unkeyed: Tensor, images: Tensor, views: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Logits of the un-keyed and the keyed rows, and the losses of those that are refused in the same batches."""
+        if refusing is None:
+            return (*pair(unkeyed, embed(images, box.key, box.lam)), {})
+        wrong, keyed = refusing.wrong(views, batch.generator), views.new_zeros(0)
+
+        def unkeyed_network(shown: Tensor) -> Tensor:
+            nonlocal keyed
+            bare: Tensor
+            bare, keyed = pair(shown, embed(torch.cat([images, wrong]), box.key, box.lam))
+            return bare
+
+        # Around the stem there is the un-keyed network only: the other's normalisation is sealed.
+        bare, around = refusing.answers(unkeyed_network, torch.cat([unkeyed, wrong]), views)
+        (bare, none), (keyed, none_keyed) = (rows.tensor_split([len(images)]) for rows in (bare, keyed))
+        rows = {"wrong": none, "wrong_keyed": none_keyed, "removed": around}
+        return bare, keyed, refusing.losses(rows, batch.labels)
 
     return step
 

@@ -1,6 +1,7 @@
 """`sdb lock`, `sdb wrap --locked` and `sdb models` on a few small images: bundles, keys and refusals."""
 
 import base64
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -265,6 +266,7 @@ def test_a_lock_that_cannot_be_made_is_refused_in_one_line(
         (f"lock --stem {STEM} --out zoo/x --transform shf-each", "undo the steps shf, np only"),
         ("wrap --data shades --out zoo/x", "--arch and --weights are needed"),
         ("wrap --locked zoo --arch plain_cnn --data shades --out zoo/x", "--locked brings"),
+        (f"wrap {SMALL} --backbone cnn.safetensors --out zoo/x", "--backbone goes with --locked"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(workplace: Path, command: str, why: str) -> None:
@@ -282,8 +284,16 @@ def test_what_is_not_only_locked_is_not_boxed(workplace: Path, zoo: Path) -> Non
     assert not (workplace / "zoo").exists()
 
 
-def test_a_box_around_a_lock_still_knows_how_the_plain_network_was_normalised(workplace: Path) -> None:
+def test_a_box_around_a_lock_knows_what_the_lock_began_from(workplace: Path) -> None:
     mean = "--mean 0.1 0.2 0.3"
     assert sdb(f"lock {STEM} {mean} --out {workplace / 'zoo' / 'x'} --wrong-keys 1")["architecture"].endswith("+stem4")
-    boxed = sdb("wrap --locked zoo/x --data shades --out boxed/x --epochs 1 --batch-size 32 --device cpu")
+    wrap = "wrap --locked zoo/x --data shades --epochs 1 --batch-size 32 --device cpu"
+    boxed = sdb(f"{wrap} --out boxed/x")
     assert boxed["provenance"]["input"]["mean"] == [0.1, 0.2, 0.3]
+    assert "test_top1_without_stem" in boxed["metrics"]
+    assert "test_top1_public_layers_worst" not in boxed["metrics"], "whose layers nobody has given"
+
+    known = sdb(f"{wrap} --backbone resnet.safetensors --out boxed/y --work runs/y")
+    public = hashlib.sha256((workplace / "resnet.safetensors").read_bytes()).hexdigest()
+    assert known["provenance"]["public_sha256"] == public
+    assert "test_top1_public_layers_worst" in known["metrics"]

@@ -39,7 +39,7 @@ def test_a_box_trains_on_the_gpu_in_mixed_precision(tmp_path: Path) -> None:
     box = SafeDistillationBox(copy.deepcopy(network), SECRET, Release(SECRET, 4), shape=(3, 32, 32))
     box.release.calibrate(images)
     frozen = box.requires_grad_(False).cuda()
-    step = box_step(teacher.requires_grad_(False), frozen, frozen.release, 4.0, Mixture())
+    step = box_step(teacher.requires_grad_(False), frozen, frozen.release, temperature=4.0, mixture=Mixture())
     recipe = Recipe(2, 0.05, batch_size=64)
     for _ in range(2):  # the second time it resumes from the checkpoint
         trained = train(fabric, network, data, step, recipe, title="box", checkpoint=tmp_path / "box.pt")

@@ -15,8 +15,9 @@ from models.data import LabelledImages
 from models.key_stream import fingerprint
 from models.lock import PixelLock, lock_transform
 from models.training.figures import lock_figures, random_locks
-from models.training.lock import Plan, Refusal, hint, indifference, locked_step, refused
+from models.training.lock import Plan, locked_step
 from models.training.loop import Batch, Recipe, train
+from models.training.refusal import Refusal, Refusing, hint, indifference, refused
 from tests.conftest import SECRET, smooth_images
 
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ def locked(refusal: Refusal) -> dict[str, float]:
     torch.manual_seed(0)
     network = Classifier(build("plain_cnn", 4), (0.5,) * 3, (0.5,) * 3)
     recipe = Recipe(10, 0.1, batch_size=32)
-    trained = train(FABRIC, network, shades(512), locked_step(key(), refusal), recipe, title="t")
+    trained = train(FABRIC, network, shades(512), locked_step(Refusing(key(), refusal)), recipe, title="t")
     return lock_figures(trained, key(), random_locks(key(), 10), shades(256, seed=1), CPU)
 
 
@@ -130,7 +131,7 @@ def test_the_share_says_how_many_rows_are_refused_beside_the_right_ones(share: f
             seen.append(len(images))
             return images.mean((2, 3)).repeat(1, 2)
 
-    losses = locked_step(key(), Refusal(share=share))(Counting(), batch())
+    losses = locked_step(Refusing(key(), Refusal(share=share)))(Counting(), batch())
     assert seen == [rows], "all rows in one forward pass"
     assert losses.keys() == ({"right", "wrong"} if share else {"right"})
 

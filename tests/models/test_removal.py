@@ -1,23 +1,33 @@
 """Laws of taking layers out: between equal networks it changes nothing, and a locked one learns to refuse."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from models import bundles
 from models.backbones import Classifier, build, stemmed
+from models.bundles import GuardSpec, InputSpec, LockSpec, Manifest
 from models.data import LabelledImages
+from models.key_stream import fingerprint
 from models.lock import PixelLock, lock_transform
 from models.metrics import top1
+from models.normalisation import Pair
 from models.stem import stem_of, undo
-from models.training.lock import Refusal, locked_step, plain_step
+from models.training.figures import served
+from models.training.lock import locked_step, plain_step
 from models.training.loop import Recipe, predict, train
+from models.training.refusal import Refusal, Refusing
 from models.training.removal import Removal, stages
+from models.training.wrap import Mixture, box_step
 from tests.conftest import SECRET
 from tests.models.test_lock_training import CPU, FABRIC, shades
 
 HALF = (0.5, 0.5, 0.5)
+KEY = PixelLock(lock_transform(SECRET, "t", ("shf", "np"), 4), (3, 8, 8))
 
 
 def small_shades(count: int, seed: int = 0) -> LabelledImages:
@@ -54,20 +64,74 @@ def test_changing_over_between_equal_networks_changes_nothing_behind_any_layer(
     assert not any(layer._forward_hooks for layer in stages(locked).values())
 
 
-def test_a_stolen_network_without_its_stem_says_nothing_once_it_has_learned_to() -> None:
+@pytest.fixture(scope="module")
+def plain() -> Classifier:
+    """The public network that locks begin from."""
     torch.manual_seed(0)
-    data, test = small_shades(512), small_shades(256, seed=1)
     bare = Classifier(build("cifar_resnet8", 4), HALF, HALF)
-    plain = train(FABRIC, bare, data, plain_step, Recipe(2, 0.1, batch_size=32), title="p")
-    public, locked = behind_a_stem("cifar_resnet8"), behind_a_stem("cifar_resnet8")
-    for network in (public, locked):
-        network.load_state_dict({**network.state_dict(), **plain.state_dict()})
-    key = PixelLock(lock_transform(SECRET, "t", ("shf", "np"), 4), (3, 8, 8))
-    undo(stem_of(locked.backbone), key.transform, HALF, HALF)
-    removal = Removal(locked, public.requires_grad_(False))
+    train(FABRIC, bare, small_shades(512), plain_step, Recipe(2, 0.1, batch_size=32), title="p")
+    return bare
+
+
+def public_of(plain: Classifier) -> Classifier:
+    """The same behind a stem that is the identity."""
+    public = behind_a_stem("cifar_resnet8")
+    public.load_state_dict({**public.state_dict(), **plain.state_dict()})
+    return public.requires_grad_(False)
+
+
+def begun(plain: Classifier) -> Classifier:
+    """A lock as its training begins: behind its key's exact inverse."""
+    locked = public_of(plain).requires_grad_(True)
+    undo(stem_of(locked.backbone), KEY.transform, HALF, HALF)
+    return locked
+
+
+def top1_of(network: Callable[[Tensor], Tensor], test: LabelledImages) -> float:
+    return top1(predict(network, test.images, CPU), test.labels)
+
+
+def test_a_stolen_network_without_its_stem_says_nothing_once_it_has_learned_to(plain: Classifier) -> None:
+    data, test = small_shades(512), small_shades(256, seed=1)
+    locked = begun(plain)
+    removal = Removal(locked, public_of(plain))
     assert removal.figures(locked, test, CPU)["top1_without_stem"] > 0.8
 
-    step = locked_step(key, Refusal(), removal)
+    step = locked_step(Refusing(KEY, Refusal(), removal))
     learned = train(FABRIC, locked, data, step, Recipe(3, 0.1, batch_size=32), title="l")
-    assert top1(predict(lambda images: learned(key(images)), test.images, CPU), test.labels) > 0.7
+    assert top1_of(lambda images: learned(KEY(images)), test) > 0.7
     assert max(removal.figures(learned, test, CPU).values()) < 0.5
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_box_around_a_lock_goes_on_refusing(plain: Classifier, refuses: bool) -> None:
+    """Both of its passes, as they are trained; a box that is not told to answers who goes around the stem."""
+    data, test = small_shades(512), small_shades(256, seed=1)
+    manifest = Manifest(
+        name="t",
+        architecture=stemmed("cifar_resnet8", 4),
+        classes=data.classes,
+        input=InputSpec(height=8, width=8, mean=HALF, std=HALF),
+        guard=GuardSpec(own_normalisation=True, passes=1, secret_fingerprint=fingerprint(SECRET)),
+        lock=LockSpec(steps=("shf", "np"), block=4),
+    )
+    box = bundles.assemble(manifest, SECRET)
+    locked = begun(plain)
+    for network in (box.network, box.keyed_network):
+        network.load_state_dict(locked.state_dict())
+    box.release.calibrate(data.images)
+    teacher = nn.Sequential(KEY, locked.eval()).requires_grad_(False)
+    around = Removal(box.network, public_of(plain))
+    step = box_step(
+        teacher,
+        copy.deepcopy(box).requires_grad_(False),
+        copy.deepcopy(box.release),
+        temperature=4.0,
+        mixture=Mixture(),
+        refusing=Refusing(KEY, Refusal(), around) if refuses else None,
+    )
+    train(FABRIC, Pair(box.network, box.keyed_network), data, step, Recipe(4, 0.1, batch_size=32), title="b")
+    box.eval()
+    assert top1_of(lambda images: served(box, images), test) > 0.7
+    assert (max(around.figures(box.network, test, CPU).values()) < 0.5) == refuses
+    assert (top1_of(box.with_key, test) < 0.5) or not refuses

@@ -141,7 +141,7 @@ def test_the_box_learns_to_answer_right_with_the_key_and_to_teach_wrong_without(
     box.eval()
     disturbing = Release(bytes(32), 4, confidences=(0.9,))
     disturbing.load_state_dict(box.release.state_dict())
-    step = box_step(teacher.requires_grad_(False), box, disturbing, 4.0, Mixture(disturbance=0.5))
+    step = box_step(teacher.requires_grad_(False), box, disturbing, temperature=4.0, mixture=Mixture(disturbance=0.5))
     pair = Pair(box.network, box.keyed_network)
     train(FABRIC, pair, data, step, Recipe(6, 0.05, batch_size=32), title="box")
     box.eval()
