@@ -42,6 +42,15 @@ def test_colluding_keys_are_learned_as_their_mean() -> None:
     torch.testing.assert_close(held.mean, torch.stack(held.soft).mean(0))
 
 
+def test_evasions_of_one_leak_begin_with_the_same_student_and_leave_it_as_it_was() -> None:
+    held = leak(1)
+    honest = held.suspect(held.honest())(IMAGES)
+    pruned(held.honest(), 0.5)
+    torch.testing.assert_close(held.suspect(held.honest())(IMAGES), honest, atol=0, rtol=0)
+    torch.testing.assert_close(held.suspect(held.student(held.mean))(IMAGES), honest, atol=0, rtol=0)
+    assert not torch.equal(held.suspect(held.honest(temperature=1))(IMAGES), honest)
+
+
 def test_pruning_leaves_the_share_that_it_says_of_the_largest_weights() -> None:
     weights = [p for name, p in pruned(network(), 0.3).named_parameters() if name.endswith("weight")]
     zero = sum(int((weight == 0).sum()) for weight in weights)

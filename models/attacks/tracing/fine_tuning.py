@@ -12,7 +12,7 @@ from models.attacks.tracing.leak import Leak, Suspect
 
 def evade(leak: Leak, *, epochs: float = 0.3, learning_rate: float = 0.2) -> Suspect:
     """Distillation, then `epochs` times as many epochs at `learning_rate` times the rate on the labels."""
-    student, recipe = leak.student(leak.mean), leak.trainer.recipe
+    student, recipe = leak.honest(), leak.trainer.recipe
     shorter = replace(
         recipe, epochs=max(1, round(epochs * recipe.epochs)), learning_rate=learning_rate * recipe.learning_rate
     )

@@ -3,8 +3,9 @@
 Knows tensors; knows neither how a mark is made nor how it is read. An evasion makes of it a suspect, which is asked.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -21,11 +22,19 @@ class Leak:
     labels: Tensor
     soft: tuple[Tensor, ...]
     trainer: Trainer
+    _trained: dict[tuple[float, float], nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def mean(self) -> Tensor:
         """The mean of the keys' logits [N, K]: those of the one key, if there is no more."""
         return sum(self.soft[1:], start=self.soft[0]) / len(self.soft)
+
+    def honest(self, *, temperature: float = 4.0, alpha: float = 0.9) -> nn.Module:
+        """A student of the keys' mean answers that hides nothing yet; trained once, a copy for each who asks."""
+        asked = temperature, alpha
+        if asked not in self._trained:
+            self._trained[asked] = self.student(self.mean, temperature=temperature, alpha=alpha)
+        return copy.deepcopy(self._trained[asked])
 
     def student(self, soft: Tensor, *, temperature: float = 4.0, alpha: float = 0.9) -> nn.Module:
         """Distilled from `soft` [N, K] and the true labels, as a partner would."""

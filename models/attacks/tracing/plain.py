@@ -8,4 +8,4 @@ from models.attacks.tracing.leak import Leak, Suspect
 
 def evade(leak: Leak, *, temperature: float = 4.0, alpha: float = 0.9) -> Suspect:
     """α parts soft labels at `temperature`, 1−α parts true labels."""
-    return leak.suspect(leak.student(leak.mean, temperature=temperature, alpha=alpha))
+    return leak.suspect(leak.honest(temperature=temperature, alpha=alpha))

@@ -11,7 +11,7 @@ from models.attacks.tracing.leak import Leak, Suspect
 
 def evade(leak: Leak, *, share: float = 0.3) -> Suspect:
     """Distillation, then `share` of the weights of all convolutions and linear layers together are zero."""
-    return leak.suspect(pruned(leak.student(leak.mean), share))
+    return leak.suspect(pruned(leak.honest(), share))
 
 
 @torch.no_grad()

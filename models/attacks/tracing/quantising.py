@@ -11,7 +11,7 @@ from models.attacks.tracing.leak import Leak, Suspect
 
 def evade(leak: Leak, *, bits: int = 6) -> Suspect:
     """Distillation, then each output channel's weights keep `bits` bits and a scale."""
-    return leak.suspect(quantised(leak.student(leak.mean), bits))
+    return leak.suspect(quantised(leak.honest(), bits))
 
 
 @torch.no_grad()
