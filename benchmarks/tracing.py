@@ -2,12 +2,13 @@
 
 Each student learns from the shipped model's answers with the mark of one of `--issued` keys, and is asked about test
 images; the owner tests all issued keys, with references that learned from unmarked answers and without. Rows lie in
-results/tracing.json as soon as they are there; the same command goes on where it stopped, and draws the power curve.
+results/tracing.json as soon as they are there; the same command goes on where it stopped, and draws
+docs/figures/tracing.svg.
 """
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from benchmarks.rows import RESULTS, Kept, show
+from benchmarks.plots import DOCS
+from benchmarks.rows import Kept, show
 from benchmarks.shipped import shipped
 from benchmarks.tracing_figure import draw
 from models.attacks.attacker import Trainer
@@ -37,6 +39,7 @@ QUERIES = (250, 500, 1000, 2000, 5000, 10000)
 ASKED = 5000
 NAMED = 1e-6  # corrected
 FIRST_REFERENCE = 1000  # its seed: that of no suspect
+PANEL = "T = 1, α = 0.5;10 % of the labels;half true labels"  # students unlike each other, whatever they are taught
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,13 @@ def main() -> None:
     parser.add_argument("--evasion-strength", type=float, default=1.0, help="with which evasions are tried")
     parser.add_argument("--evasions", default="*", help="names, separated by semicolons; * for all")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--references", type=int, default=3)
+    parser.add_argument("--references", type=int, default=3, help="unmarked students as partners make them")
+    parser.add_argument("--panel", default=PANEL, help="evasions, separated by semicolons: an unmarked student of each")
     parser.add_argument("--issued", type=int, default=1000)
     parser.add_argument("--work", type=Path, default=Path("runs/tracing"), help="where students' answers are kept")
     asked = parser.parse_args()
     kept, bench = Kept("tracing"), _bench(asked)
-    references = [
-        bench.answers(Job(asked.students.split(",")[0], EVASIONS[0], 0.0, FIRST_REFERENCE + number))
-        for number in range(asked.references)
-    ]
+    references = [bench.answers(job) for job in _references(asked)]
     for job in _jobs(asked):
         named = {
             **bench.setting,
@@ -139,8 +140,9 @@ def main() -> None:
         }
         if not kept.has(named):
             kept.add({**named, **_row(bench, job, references)})
-    draw(kept.rows, RESULTS / "tracing.svg", bench.setting)
-    show("how well a leaked key is found again", list(_summary(kept.rows, bench.setting)))
+    rows = [row for row in kept.rows if bench.setting.items() <= row.items()]
+    draw(rows, DOCS / "figures" / "tracing.svg", asked=ASKED)
+    show("how well a leaked key is found again", list(_summary(rows)))
 
 
 def _bench(asked: argparse.Namespace) -> Bench:
@@ -171,8 +173,23 @@ def _bench(asked: argparse.Namespace) -> Bench:
         predictor.manifest.input,
         trainer,
         asked.work / f"{asked.data.name}-{asked.images}-{asked.epochs}",
-        {"data": asked.data.name, "images": asked.images, "epochs": asked.epochs, "references": asked.references},
+        {
+            "data": asked.data.name,
+            "images": asked.images,
+            "epochs": asked.epochs,
+            "references": asked.references,
+            "panel": asked.panel,
+        },
     )
+
+
+def _references(asked: argparse.Namespace) -> Iterator[Job]:
+    """Unmarked students of the first architecture: as partners make them, and one of each kind of the panel."""
+    student, kinds = asked.students.split(",")[0], {evasion.name: evasion for evasion in EVASIONS}
+    for number in range(asked.references):
+        yield Job(student, EVASIONS[0], 0.0, FIRST_REFERENCE + number)
+    for name in filter(None, asked.panel.split(";")):
+        yield Job(student, kinds[name], 0.0, FIRST_REFERENCE)
 
 
 def _jobs(asked: argparse.Namespace) -> Iterator[Job]:
@@ -205,12 +222,11 @@ def _row(bench: Bench, job: Job, references: list[Floats]) -> dict[str, Any]:
     }
 
 
-def _summary(rows: list[dict[str, Any]], setting: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
     """One line for all students of one kind: the means over their seeds, and how many of them name a key of theirs."""
     kinds: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        if setting.items() <= row.items():
-            kinds.setdefault((row["student"], row["evasion"], row["strength"]), []).append(row)
+        kinds.setdefault((row["student"], row["evasion"], row["strength"]), []).append(row)
     for (student, evasion, strength), alike in kinds.items():
         found = [row["power"][str(ASKED)] for row in alike]
         highest = [max(one["scores"]) for one in found if one["scores"]]
