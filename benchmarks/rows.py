@@ -4,7 +4,7 @@ Knows rows of names and numbers; measures nothing.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,16 @@ def show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)
+
+
+def with_table(page: str, name: str, rows: Iterable[Sequence[str]]) -> str:
+    """A page of the documentation with the rows of the table of that name replaced; its head stays."""
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    table, _, after = rest.partition(end)
+    head = table.splitlines()[:2]
+    lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+    return before + begin + "\n".join(lines) + end + after
 
 
 def keep(command: str, parts: Mapping[str, object], file: str = "") -> None:

@@ -4,11 +4,10 @@ Writes results/scaling.json and the tables of docs/scaling.md, which explains th
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.rows import keep
+from benchmarks.rows import keep, with_table
 from benchmarks.unit_costs import ServerCosts, StoreCosts, measure_server, measure_store
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
@@ -104,8 +103,8 @@ def main() -> None:
     keep("scaling", {**costs, "needs": {name: asdict(each) for name, each in needs.items()}})
     units = [(name, figure(value)) for costs in (server, store) for name, value in asdict(costs).items()]
     rows = [(title, *(figure(asdict(each)[name]) for each in needs.values())) for name, title in ROWS.items()]
-    page = _with_table(PAGE.read_text(), "unit costs", [(f"`{name}`", value) for name, value in units])
-    PAGE.write_text(_with_table(page, "needs", rows))
+    page = with_table(PAGE.read_text(), "unit costs", [(f"`{name}`", value) for name, value in units])
+    PAGE.write_text(with_table(page, "needs", rows))
     for row in (*units, *rows):
         print(*row, sep="\t")
 
@@ -113,16 +112,6 @@ def main() -> None:
 def figure(value: float) -> str:
     """Three significant digits, and no more."""
     return f"{float(f'{value:.3g}'):,.10g}" if value >= LEAST else f"< {LEAST}"
-
-
-def _with_table(page: str, name: str, rows: Iterable[Sequence[str]]) -> str:
-    """The page with the rows of the table of that name replaced; its head stays."""
-    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    before, _, rest = page.partition(begin)
-    table, _, after = rest.partition(end)
-    head = table.splitlines()[:2]
-    lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
-    return before + begin + "\n".join(lines) + end + after
 
 
 if __name__ == "__main__":

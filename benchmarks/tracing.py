@@ -3,12 +3,12 @@
 Each student learns from the shipped model's answers with the mark of one of `--issued` keys, and is asked about test
 images; the owner tests all issued keys, with references that learned from unmarked answers and without. Rows lie in
 results/tracing.json as soon as they are there; the same command goes on where it stopped, and draws
-docs/figures/tracing.svg.
+docs/figures/tracing.svg and the table of docs/tracing.md.
 """
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 from benchmarks.plots import DOCS
-from benchmarks.rows import Kept, show
+from benchmarks.rows import Kept, show, with_table
 from benchmarks.shipped import shipped
 from benchmarks.tracing_figure import draw
 from models.attacks.attacker import Trainer
@@ -34,6 +34,7 @@ from models.tracing.mark import Mark
 from models.tracing.waves import Floats
 from models.training.loop import Recipe
 
+PAGE = DOCS / "tracing.md"
 OWNER = bytes(range(32))  # the secret of an owner who has nothing to hide
 QUERIES = (250, 500, 1000, 2000, 5000, 10000)
 ASKED = 5000
@@ -140,9 +141,12 @@ def main() -> None:
         }
         if not kept.has(named):
             kept.add({**named, **_row(bench, job, references)})
-    rows = [row for row in kept.rows if bench.setting.items() <= row.items()]
+    shown = {**bench.setting, "student": asked.students.split(",")[0]}
+    rows = [row for row in kept.rows if shown.items() <= row.items()]
     draw(rows, DOCS / "figures" / "tracing.svg", asked=ASKED)
-    show("how well a leaked key is found again", list(_summary(rows)))
+    found = list(_summary(rows))
+    show("how well a leaked key is found again", found)
+    PAGE.write_text(with_table(PAGE.read_text(), "students", [list(one.values()) for one in found]))
 
 
 def _bench(asked: argparse.Namespace) -> Bench:
@@ -223,23 +227,26 @@ def _row(bench: Bench, job: Job, references: list[Floats]) -> dict[str, Any]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    """One line for all students of one kind: the means over their seeds, and how many of them name a key of theirs."""
-    kinds: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    """One line for all students of one kind: of each of them, top-1 and the highest score of a key that it is of."""
+    kinds: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        kinds.setdefault((row["student"], row["evasion"], row["strength"]), []).append(row)
-    for (student, evasion, strength), alike in kinds.items():
+        kinds.setdefault((row["evasion"], row["strength"]), []).append(row)
+    for (evasion, strength), alike in kinds.items():
         found = [row["power"][str(ASKED)] for row in alike]
-        highest = [max(one["scores"]) for one in found if one["scores"]]
+        most = str(max(QUERIES))
         yield {
-            "student": student,
-            "evasion": evasion,
+            "what is done": evasion if strength else "not marked",
             "strength": f"{strength:g}",
-            "top-1": f"{np.mean([row['top1'] for row in alike]):.2f}",
-            "scores": " ".join(f"{score:.2f}" for score in highest),
-            "named": f"{sum(one['named'] > 0 for one in found)} of {len(found)}" if highest else "",
-            "innocent keys named": str(sum(one["falsely_named"] for one in found)),
-            "their highest score": f"{max(one['innocent_most'] for one in found):.2f}",
+            "top-1, %": _each(row["top1"] for row in alike),
+            f"score, {ASKED} queries": _each(max(one["scores"], default=None) for one in found),
+            f"score, {most} queries": _each(max(row["power"][most]["scores"], default=None) for row in alike),
+            "named": f"{sum(one['named'] > 0 for one in found)} of {len(found)}" if strength else "",
+            "highest of an innocent key": f"{max(one['innocent_most'] for one in found):.1f}",
         }
+
+
+def _each(figures: Iterable[float | None]) -> str:
+    return ", ".join(f"{figure:.1f}" for figure in figures if figure is not None)
 
 
 def _found(
