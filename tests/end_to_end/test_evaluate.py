@@ -1,9 +1,6 @@
 """`sdb evaluate` as its user meets it: a bundle and a live server attacked, stopped with Ctrl-C, gone on with."""
 
 import json
-import shutil
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,9 +17,8 @@ from app.state import State
 from models.attacks.oracle import TierOracle
 from models.backbones import build
 from models.predictor import Predictor
-from tests.conftest import ROOT, SECRET, Server, encode, free_port, smooth_images, start_server
-
-SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+from tests.conftest import SECRET, Server, encode, free_port, smooth_images, start_server
+from tests.end_to_end.commands import ended, interrupted, start
 
 
 def issue(server: Server, limit: int, *scopes: str) -> str:
@@ -72,43 +68,26 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sdb(folder: Path, command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - ours
-        [SDB, *command.split(" ")],
-        cwd=folder,
-        env={"SDB_STATE_DIR": str(folder / "var"), "SDB_MODELS_DIR": str(folder / "zoo")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) -> None:
     """Each kind of arm on a small model: stopped with Ctrl-C after a few rows, gone on with, then over HTTP."""
     wrap = "wrap --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
-    wrapped = sdb(workplace, f"{wrap} --teacher-epochs 3 --epochs 2 --batch-size 32 --json")
-    _, errors = wrapped.communicate(timeout=300)
-    assert wrapped.returncode == 0, errors
+    ended(start(workplace, f"{wrap} --teacher-epochs 3 --epochs 2 --batch-size 32"), seconds=600)
 
     evaluate = "evaluate --model shades --data images --images 300 --epochs 2 --seeds 0"
     weights = "--teacher runs/shades/teacher.safetensors --backbone teacher.safetensors"
     some = "ref*,key*,thief*,attack:?hard*,attack:?ridge*,attack:?mixing*,attack:?class*,attack:?Knockoff*"
     here = f"{evaluate} {weights} --foreign images --arms {some} --json"
-    first = sdb(workplace, here)
+    first = start(workplace, here)
     rows = workplace / "runs" / "evaluate" / "shades" / "rows"
     give_up = time.monotonic() + 300  # of training, beside other tests
     while len(list(rows.glob("*.json"))) < 3 and time.monotonic() < give_up:
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
+    interrupted(first)
     kept = {path: path.stat().st_mtime_ns for path in rows.glob("*.json")}
     assert len(kept) >= 3
 
-    second = sdb(workplace, here)
-    printed, errors = second.communicate(timeout=1500)
-    assert second.returncode == 0, errors
+    printed, _ = ended(start(workplace, here), seconds=1500)
     assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items()), "no row was made twice"
     verdicts = json.loads(printed)
     report = json.loads((rows.parent / "report.json").read_text())
@@ -126,9 +105,7 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
         remote = (
             f"{evaluate} --url {server.url} --token auditor.key --arms attack:*hard*,attack:*ridge*,key*one* --out http"
         )
-        over = sdb(workplace, f"{remote} --json")
-        _, errors = over.communicate(timeout=300)
-        assert over.returncode == 0, errors
+        ended(start(workplace, remote), seconds=600)
     finally:
         server.process.terminate()
         server.process.wait(30)
@@ -142,14 +119,10 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
 def test_a_locked_model_is_attacked_with_a_public_backbone(workplace: Path) -> None:
     """`sdb lock`, then `sdb evaluate` by the bundle's name, with all the budgets of a thief made small."""
     lock = "lock --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
-    locked = sdb(workplace, f"{lock} --transform np --block 4 --epochs 4 --batch-size 32 --json")
-    _, errors = locked.communicate(timeout=300)
-    assert locked.returncode == 0, errors
+    ended(start(workplace, f"{lock} --transform np --block 4 --epochs 4 --batch-size 32"), seconds=600)
     evaluate = "evaluate --model shades --data images --backbone teacher.safetensors --images 150 --seeds 0 --json"
     budgets = "--wrong-keys 5 --key-images 60 --search-keys 8 --sweeps 1 --descent-steps 5 --arms thief*?100?labels"
-    attacked = sdb(workplace, f"{evaluate} {budgets}")
-    printed, errors = attacked.communicate(timeout=600)
-    assert attacked.returncode == 0, errors
+    printed, _ = ended(start(workplace, f"{evaluate} {budgets}"), seconds=900)
     promises = [verdict["promise"] for verdict in json.loads(printed)]
     assert "lock: worst of 5 random keys minus chance" in promises
     assert "lock: hill climbing minus chance" in promises

@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,10 +25,10 @@ from models.matched import matched
 from models.metrics import agreement, top1
 from models.training.lock import plain_step
 from models.training.loop import Recipe, predict, train
-from tests.conftest import ROOT, SECRET, Server, bearer, encode, free_port, start_server, write_dark_and_bright
+from tests.conftest import SECRET, Server, bearer, encode, free_port, start_server, write_dark_and_bright
+from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
-SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 CPU = torch.device("cpu")
 
 
@@ -44,20 +42,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sdb(folder: Path, command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603 - ours
-        [SDB, *command.split(), "--json"],
-        cwd=folder,
-        env={"SDB_STATE_DIR": str(folder / "var"), "SDB_MODELS_DIR": str(folder / "zoo")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def lock(folder: Path) -> subprocess.Popen[str]:
     command = "lock --arch cifar_resnet8 --weights network.safetensors --data images --out zoo/shades --held-out 100"
-    return sdb(folder, f"{command} --transform shf+np --epochs 8 --batch-size 32 --negatives 1 --seed 1")
+    return start(folder, f"{command} --transform shf+np --epochs 8 --batch-size 32 --negatives 1 --seed 1 --json")
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +54,10 @@ def locked(workplace: Path) -> dict[str, float]:
     give_up = time.monotonic() + 120
     while not (workplace / "runs" / "shades" / "lock.pt").exists() and time.monotonic() < give_up:
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
-    assert "the same command goes on from there" in errors
+    assert "the same command goes on from there" in interrupted(first)
     assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
 
-    printed, errors = (second := lock(workplace)).communicate(timeout=300)
-    assert second.returncode == 0, errors
+    printed, _ = ended(lock(workplace), seconds=600)
     metrics: dict[str, float] = json.loads(printed)["metrics"]
     return metrics
 
@@ -127,7 +110,8 @@ def test_who_may_unlock_gets_right_answers_and_nobody_else(server: Server, workp
 
 
 def test_who_holds_the_key_transforms_images_itself(server: Server, workplace: Path) -> None:
-    printed, errors = sdb(workplace, "models unlock-key shades --out partner.key").communicate(timeout=120)
+    unlock = start(workplace, "models unlock-key shades --out partner.key --json")
+    printed, errors = ended(unlock, seconds=120)
     use = json.loads(printed)
     assert not errors
     key = base64.urlsafe_b64decode((workplace / "partner.key").read_text().strip() + "=")

@@ -1,8 +1,6 @@
 """`sdb wrap` as its user meets it: stopped with Ctrl-C, gone on with, and served."""
 
 import json
-import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbones import build
-from tests.conftest import ROOT, free_port, start_server, write_dark_and_bright
+from tests.conftest import free_port, start_server, write_dark_and_bright
+from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
-SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 
 
 @pytest.fixture
@@ -30,14 +28,8 @@ def workplace(tmp_path: Path) -> Path:
 
 def wrap(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = "wrap --arch cifar_resnet8 --weights teacher.safetensors --data images --out zoo/shades --held-out 200"
-    return subprocess.Popen(  # noqa: S603 - ours
-        [SDB, *command.split(), "--teacher-epochs", "3", "--epochs", "4", "--batch-size", "32", "--json", *options],
-        cwd=folder,
-        env={"SDB_STATE_DIR": str(folder / "var")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    teacher, training = ("--teacher-epochs", "3"), ("--epochs", "4", "--batch-size", "32")
+    return start(folder, command, *teacher, *training, "--json", *options)
 
 
 def test_a_wrapped_model_survives_ctrl_c_and_is_served(workplace: Path) -> None:
@@ -45,15 +37,10 @@ def test_a_wrapped_model_survives_ctrl_c_and_is_served(workplace: Path) -> None:
     give_up = time.monotonic() + 120
     while not (workplace / "runs" / "shades" / "box.pt").exists() and time.monotonic() < give_up:
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
-    assert "the same command goes on from there" in errors
+    assert "the same command goes on from there" in interrupted(first)
     assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
 
-    second = wrap(workplace)
-    printed, errors = second.communicate(timeout=300)
-    assert second.returncode == 0, errors
+    printed, _ = ended(wrap(workplace), seconds=600)
     manifest = json.loads(printed)
     assert manifest["classes"] == ["bright", "dark"]
     assert manifest["metrics"]["test_top1_keyed"] > 0.9
@@ -71,9 +58,7 @@ def test_a_wrapped_model_survives_ctrl_c_and_is_served(workplace: Path) -> None:
 
 def test_what_cannot_be_wrapped_is_said_in_one_line(workplace: Path) -> None:
     (workplace / "teacher.safetensors").write_bytes(b"nothing")
-    failed = wrap(workplace)
-    printed, errors = failed.communicate(timeout=120)
-    assert failed.returncode == 1
+    printed, errors = ended(wrap(workplace), seconds=120, status=1)
     assert printed == ""
     assert errors.strip().splitlines()[-1].startswith("sdb: teacher.safetensors does not fit cifar_resnet8")
     assert "Traceback" not in errors
@@ -81,7 +66,5 @@ def test_what_cannot_be_wrapped_is_said_in_one_line(workplace: Path) -> None:
 
 def test_several_processes_train_one_box(workplace: Path) -> None:
     """As several GPUs would: each takes its share of every batch."""
-    running = wrap(workplace, "--device", "cpu", "--devices", "2")
-    printed, errors = running.communicate(timeout=600)
-    assert running.returncode == 0, errors
+    printed, _ = ended(wrap(workplace, "--device", "cpu", "--devices", "2"), seconds=600)
     assert json.loads(printed)["metrics"]["test_top1_keyed"] > 0.9
