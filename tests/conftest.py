@@ -29,6 +29,7 @@ from models.bundles import GuardSpec, InputSpec, Manifest
 from models.key_stream import fingerprint
 
 ROOT = Path(__file__).parent.parent
+SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SECRET = bytes(range(100, 132))
 
@@ -209,7 +210,6 @@ def write_dark_and_bright(images: Path, **splits: int) -> None:
 
 def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) -> Server:
     """`sdb serve` as a process of its own, ready to be asked."""
-    sdb = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
     environment = {
         "SDB_STATE_DIR": str(state_dir),
         "SDB_MODELS_DIR": str(models_dir),
@@ -220,7 +220,7 @@ def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) 
     }
     log = state_dir.with_suffix(".log")
     with log.open("ab") as output:
-        process = subprocess.Popen([sdb, "serve"], env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
+        process = subprocess.Popen([SDB, "serve"], env=environment, stdout=output, stderr=output)  # noqa: S603 - ours
     url = f"http://127.0.0.1:{port}"
     give_up = time.monotonic() + 100
     with httpx.Client() as client:  # `httpx.get` reads the authorities of the whole web each time that it is called

@@ -1,13 +1,10 @@
 """`sdb` as its user starts it, in a folder of its own."""
 
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-from tests.conftest import ROOT
-
-SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
+from tests.conftest import SDB
 
 
 def start(folder: Path, command: str, *more: str) -> subprocess.Popen[str]:

@@ -1,7 +1,6 @@
 """`sdb distill` as a partner meets it: with a key and a folder of images, stopped, short of budget, and finished."""
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -14,9 +13,8 @@ from safetensors.torch import load_file
 
 from models.backbones import build
 from tests.client.partners import Partner, partner
-from tests.conftest import CLASSES, ROOT, Server, encode, smooth_images
+from tests.conftest import CLASSES, SDB, Server, encode, smooth_images
 
-SDB = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
 TRAINING = 60
 pytestmark = pytest.mark.slow  # the guide to distilling runs by default
 

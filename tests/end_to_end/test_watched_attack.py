@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -20,7 +19,8 @@ from models.bundles import load_manifest
 from models.data import LabelledImages, load
 from models.training.loop import Recipe
 from models.watch import FILE, Reference
-from tests.conftest import ROOT, Server, serving
+from tests.conftest import Server, serving
+from tests.end_to_end.commands import ended, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SENT = 1000
@@ -61,13 +61,9 @@ def test_knockoff_nets_raises_the_alarm_within_a_thousand_images_and_a_customer_
 def test_an_owner_calibrates_the_watch_on_images_of_its_own(data: Path, tmp_path: Path) -> None:
     shutil.copytree(ZOO / "cifar10", tmp_path / "zoo" / "cifar10")
     (tmp_path / "zoo" / "cifar10" / FILE).unlink()
-    sdb = shutil.which("sdb", path=str(ROOT / ".venv" / "bin")) or "sdb"
-    environment = {"SDB_STATE_DIR": str(tmp_path / "var"), "SDB_MODELS_DIR": str(tmp_path / "zoo")}
-    command = [sdb, "watch", "calibrate", "--model", "cifar10", "--data", str(data / "cifar10"), "--images", "1000"]
-    done = subprocess.run(  # noqa: S603 - ours
-        [*command, "--json"], env=environment, capture_output=True, text=True, check=True
-    )
-    figures = json.loads(done.stdout)
+    command = "watch calibrate --model cifar10 --images 1000 --json"
+    printed, _ = ended(start(tmp_path, command, "--data", str(data / "cifar10")), seconds=500)
+    figures = json.loads(printed)
     assert 0.1 < figures["allowance"] < figures["surprise of blends"] < 0.5
     assert figures["threshold"] > 2 * max(figures["levels of customers"].values()) - 0.01
     manifest = load_manifest(tmp_path / "zoo" / "cifar10")
