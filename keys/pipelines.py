@@ -78,11 +78,11 @@ class Pipelines:
     async def _work(self) -> None:
         """Send what waits, and what has come meanwhile, until nothing waits."""
         self._called = False
-        if self._away is not None:
-            self._look_at = math.inf  # by this round trip, and by no other before it knows
         connection, sent = None, list[_Sent]()
         try:
-            while self._waiting:
+            while self._waiting:  # what did may have been refused before this began
+                if self._away is not None:
+                    self._look_at = math.inf  # by this round trip, and by no other before it knows
                 sent, self._waiting = self._waiting, []
                 try:
                     async with asyncio.timeout(ANSWERED_WITHIN_S if self._away is None else FOUND_WITHIN_S):

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 from redis import Redis as PlainRedis
@@ -130,6 +131,41 @@ async def test_each_caller_is_told_that_the_store_is_away_and_answered_when_it_i
                 await asyncio.sleep(LOOKED_FOR_EVERY_S)
                 answers = await asyncio.gather(*(count(pipelines) for _ in range(20)))
                 assert answers == list(range(first, first + 20))
+
+
+class Doors:
+    """A client whose first connections are refused when the test says so; all others are those of a store."""
+
+    def __init__(self, client: Redis, refused: int) -> None:
+        self.connection_pool, self._pool = self, client.connection_pool
+        self.refused = [asyncio.Event() for _ in range(refused)]
+        self._left = list(self.refused)
+
+    async def get_connection(self) -> object:
+        if not self._left:
+            return await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        await self._left.pop(0).wait()
+        raise ConnectionRefusedError
+
+
+async def test_a_store_that_is_back_is_found_though_who_was_to_look_had_nothing_left_to_ask(client: Redis) -> None:
+    """What it was to ask was refused with an older round trip, whose end came in the same turn of the loop."""
+    doors = Doors(client, refused=2)
+    pipelines = Pipelines(cast("Redis", doors))
+    older = []
+    for _ in doors.refused:
+        older.append(pipelines.send(KEY, "PING"))
+        await asyncio.sleep(0)
+    first, second = doors.refused
+    first.set()
+    await asyncio.wait(older[:1])
+    await asyncio.sleep(LOOKED_FOR_EVERY_S)
+    second.set()
+    answers = [*older, pipelines.send(KEY, "PING")]
+    await asyncio.wait(answers)
+    assert {type(answer.exception()) for answer in answers} == {StoreUnavailable}
+    await asyncio.sleep(LOOKED_FOR_EVERY_S)
+    assert await count(pipelines) == 1
 
 
 async def test_replicas_are_waited_for_once_for_all_that_goes_together(client: Redis) -> None:
