@@ -197,13 +197,22 @@ def free_port() -> int:
         return port
 
 
-def write_dark_and_bright(images: Path, **splits: int) -> None:
-    """Image folders of two classes, dark and bright: so many images of each in each of the splits."""
+def alive(pid: int) -> bool:
+    """Whether a process runs: an orphan that has ended stays a zombie where nobody asks for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def write_shades(images: Path, *names: str, **splits: int) -> None:
+    """Image folders of a class for each name, each brighter than the one before: so many images in each split."""
     for split, count in splits.items():
-        for label, name in enumerate(("dark", "bright")):
+        for shade, name in enumerate(names):
             folder = images / split / name
             folder.mkdir(parents=True)
-            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * label
+            pixels = smooth_images(count, seed=shade).permute(0, 2, 3, 1).numpy() // len(names)
+            pixels += 240 // len(names) * shade
             for number, image in enumerate(pixels):
                 (folder / f"{number}.png").write_bytes(encode(image))
 

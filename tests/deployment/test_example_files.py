@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from app.settings import ZOO
 from models.backbones import build
-from tests.conftest import ROOT, Server, serving, write_dark_and_bright
+from tests.conftest import ROOT, Server, serving, write_shades
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EXAMPLES = ROOT / "examples"
@@ -74,7 +74,7 @@ def test_keys_are_handed_out_once_however_often_it_is_asked(server: Server, tmp_
 
 
 def test_own_weights_become_a_boxed_and_a_locked_bundle(tmp_path: Path) -> None:
-    write_dark_and_bright(tmp_path / "images", train=200, test=40)
+    write_shades(tmp_path / "images", "dark", "bright", train=200, test=40)
     torch.manual_seed(0)
     save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
     short = ["--epochs", "1", "--batch-size", "32", "--held-out", "80"]

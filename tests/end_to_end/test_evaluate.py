@@ -17,7 +17,7 @@ from app.state import State
 from models.attacks.oracle import TierOracle
 from models.backbones import build
 from models.predictor import Predictor
-from tests.conftest import SECRET, Server, encode, free_port, smooth_images, start_server
+from tests.conftest import SECRET, Server, free_port, smooth_images, start_server, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 
@@ -56,13 +56,7 @@ def test_a_server_that_cannot_be_attacked_says_why(server: Server) -> None:
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
-    for split, count in (("train", 400), ("test", 60)):
-        for label, name in enumerate(("bright", "dark")):
-            folder = tmp_path / "images" / split / name
-            folder.mkdir(parents=True)
-            pixels = smooth_images(count, seed=label).permute(0, 2, 3, 1).numpy() // 2 + 120 * (1 - label)
-            for number, image in enumerate(pixels):
-                (folder / f"{number}.png").write_bytes(encode(image))
+    write_shades(tmp_path / "images", "dark", "bright", train=400, test=60)
     torch.manual_seed(0)
     save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
     return tmp_path

@@ -25,20 +25,21 @@ from models.matched import matched
 from models.metrics import agreement, top1
 from models.training.lock import plain_step
 from models.training.loop import Recipe, predict, train
-from tests.conftest import SECRET, Server, bearer, encode, free_port, start_server, write_dark_and_bright
+from tests.conftest import SECRET, Server, bearer, encode, free_port, start_server, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
+SHADES = ("black", "dark", "bright", "white")  # four: of two, a network that knows nothing may get any share right
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of two classes, dark and bright, and the weights of an untrained network."""
+    """Image folders of the shades and the weights of an untrained network."""
     folder = tmp_path_factory.mktemp("workplace")
-    write_dark_and_bright(folder / "images", train=400, test=60)
+    write_shades(folder / "images", *SHADES, train=200, test=30)
     torch.manual_seed(0)
-    save_file(build("cifar_resnet8", 2).state_dict(), folder / "network.safetensors")
+    save_file(build("cifar_resnet8", len(SHADES)).state_dict(), folder / "network.safetensors")
     return folder
 
 
@@ -73,8 +74,8 @@ def server(workplace: Path, locked: dict[str, float]) -> Iterator[Server]:
 
 def test_the_right_key_answers_right_and_wrong_ones_answer_by_chance(locked: dict[str, float]) -> None:
     assert locked["test_top1_right_key"] > 0.95
-    assert locked["test_top1_no_key"] < 0.7
-    assert locked["test_top1_wrong_keys_mean"] < 0.7
+    assert locked["test_top1_no_key"] < 0.5
+    assert locked["test_top1_wrong_keys_mean"] < 0.5
 
 
 def right_answers(server: Server, images: dict[str, list[bytes]], headers: dict[str, str], query: str = "") -> float:
@@ -97,16 +98,14 @@ def key_with(server: Server, *scopes: str) -> dict[str, str]:
 
 def photographs(workplace: Path) -> dict[str, list[bytes]]:
     folder = workplace / "images" / "test"
-    return {
-        name: [(folder / name / f"{number}.png").read_bytes() for number in range(40)] for name in ("dark", "bright")
-    }
+    return {name: [(folder / name / f"{number}.png").read_bytes() for number in range(30)] for name in SHADES}
 
 
 def test_who_may_unlock_gets_right_answers_and_nobody_else(server: Server, workplace: Path) -> None:
     images = photographs(workplace)
     assert right_answers(server, images, key_with(server, "unlock")) > 0.95
-    assert right_answers(server, images, key_with(server, "distill")) < 0.75
-    assert right_answers(server, images, {}) < 0.75
+    assert right_answers(server, images, key_with(server, "distill")) < 0.5
+    assert right_answers(server, images, {}) < 0.5
 
 
 def test_who_holds_the_key_transforms_images_itself(server: Server, workplace: Path) -> None:

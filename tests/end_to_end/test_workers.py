@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Server, bearer, free_port, start_server
+from tests.conftest import Server, alive, bearer, free_port, start_server
 
 WORKERS = 2
 PREDICT = "/v1/models/tiny/predict"
@@ -87,7 +87,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, zoo: Path) -> None:
     left = workers(mortal)
     mortal.process.kill()
     mortal.process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    wait_for(lambda: not any(map(alive, left)))
     again = start_server(tmp_path / "var", zoo, int(mortal.url.rpartition(":")[2]))
     try:
         assert httpx.get(f"{again.url}/admin/v1/keys", headers=again.admin).status_code == 200

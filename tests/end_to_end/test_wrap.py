@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbones import build
-from tests.conftest import free_port, start_server, write_dark_and_bright
+from tests.conftest import free_port, start_server, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
-    write_dark_and_bright(tmp_path / "images", train=400, test=60)
+    write_shades(tmp_path / "images", "dark", "bright", train=400, test=60)
     torch.manual_seed(0)
     save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
     return tmp_path

@@ -33,6 +33,7 @@ async def _charged(state_dir: Path, key_id: str, url: str) -> int:
 
 
 async def _agreed(service: KeyService, key_id: str) -> int:
+    budget = (await service.directory.show(key_id)).budget  # and what nobody settled in time goes to the ledger
     lines = await ledger_of(service, key_id)
     used = granted = before = 0
     if lines:  # the oldest of a long ledger are gone: what was charged before the first that is left follows from it
@@ -43,7 +44,6 @@ async def _agreed(service: KeyService, key_id: str) -> int:
             "a line is the change it says"
         )
         used, granted = used_then, granted_then
-    budget = (await service.directory.show(key_id)).budget
     assert budget.limit is not None
     assert budget.remaining == budget.limit - used + granted, "the counter is what the ledger comes to"
     return before + sum(count for kind, count, _, _ in lines if kind not in {"top-up", "refill"})

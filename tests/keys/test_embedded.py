@@ -14,6 +14,7 @@ from redis import Redis
 
 from keys.embedded import EmbeddedStore, StoreInUse
 from keys.errors import ConfigurationError
+from tests.conftest import alive
 
 OWNER = """
 import sys, time
@@ -48,17 +49,11 @@ def pid_of(store: EmbeddedStore) -> int:
 
 
 def ends(pid: int) -> bool:
-    """Whether a process that is not our child ends soon; a zombie has ended."""
+    """Whether a process that is not our child ends soon."""
     give_up = time.monotonic() + 20
-    while time.monotonic() < give_up:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
+    while alive(pid) and time.monotonic() < give_up:
         time.sleep(0.02)
-    return False
+    return not alive(pid)
 
 
 @pytest.mark.parametrize(
