@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from models.guard import embed
 from models.key_stream import SECRET_BYTES, TILE, key_image, tiled
 from models.normalisation import normalisation, recalibrate
+from models.progress import followed
 
 RENORMALISING_RATE = 3e-3
 
@@ -60,7 +61,7 @@ def renormalised(network: nn.Module, images: Tensor, labels: Tensor, *, steps: i
         return copied.eval()
     optimizer = torch.optim.Adam(sought, lr=RENORMALISING_RATE)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+    for _ in followed(range(steps), "seeking the keyed normalisation"):
         rows = torch.randint(len(images), (128,), generator=generator)
         optimizer.zero_grad()
         torch.autograd.backward(F.cross_entropy(copied(images[rows].to(device).float() / 255), labels[rows].to(device)))
@@ -102,7 +103,7 @@ def sought_guess(network: nn.Module, images: Tensor, labels: Tensor, *, lam: flo
         logits = network(lam_now * shown + (1 - lam_now) * tiled(tile, height, width))
         return F.cross_entropy(logits, labels[rows].to(device))
 
-    for _ in range(steps):
+    for _ in followed(range(steps), "seeking the trigger"):
         optimizer.zero_grad()
         torch.autograd.backward(loss(raw.sigmoid(), torch.randint(len(images), (128,), generator=generator)))
         optimizer.step()

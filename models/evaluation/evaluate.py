@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from models.data import DataError, LabelledImages, check_classes, check_same_cla
 from models.environment import environment
 from models.evaluation import tiers
 from models.evaluation.arms import Holdings, arms
+from models.evaluation.kept import kept, place
 from models.evaluation.lock_summary import LockReport, lock_report, lock_verdicts
 from models.evaluation.lock_trials import Effort, obstacles
 from models.evaluation.locked import Locked
@@ -29,6 +31,7 @@ from models.evaluation.report import render
 from models.evaluation.study import Row, Setting, run
 from models.evaluation.subject import Subject
 from models.evaluation.summary import figures, verdicts
+from models.evaluation.weights import Weights
 from models.training.loop import Recipe
 
 LEARNING_RATE = 0.1
@@ -121,10 +124,13 @@ def evaluate(
         students={name: _maker(name, subject) for name in students},
         seeds=seeds,
     )
-    kept, locked = folder / "rows", subject.locked
-    lock = None if locked is None else _tried(locked, images, setting, kept, effort, told_of_lock)
-    rows = run(wanted, setting, fabric, kept, validation=images.validation, test=images.test, told=told)
-    stolen = None if subject.read_weights is None else subject.read_weights(images.own, images.test)
+    results, locked = folder / "rows", subject.locked
+    lock = None if locked is None else _tried(locked, images, setting, results, effort, told_of_lock)
+    rows = run(wanted, setting, fabric, results, validation=images.validation, test=images.test, told=told)
+    stolen = None
+    if (read := subject.read_weights) is not None:
+        path = place(results, ["weights", setting.subject, subject.doors.teacher_identity])
+        stolen = kept(path, Weights, partial(read, images.own, images.test), "reading the stolen weights")
     document: dict[str, Any] = {
         "model": {
             "name": subject.name,

@@ -4,11 +4,10 @@ Knows the order of the work and how to go on after Ctrl-C, as `study` does for s
 with the right one.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,13 +16,13 @@ from torch import Tensor
 from models.attacks.locks.keys import recovered
 from models.attacks.locks.relabelling import best_relabelling
 from models.attacks.locks.thief import Budget, Opened, Thief
-from models.bundles import write_atomically
 from models.data import LabelledImages
+from models.evaluation.kept import kept, place
 from models.evaluation.lock_trials import Effort, Trial, trials
 from models.evaluation.locked import Locked
 from models.metrics import top1
 from models.progress import followed
-from models.training.loop import Interrupted, predict
+from models.training.loop import predict
 
 LABELLED = 1000  # images that a thief has the labels of
 
@@ -77,7 +76,6 @@ def measure(
     Raises:
         Interrupted: Ctrl-C; what was finished by then is in `folder`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = [
         (trial, thief)
         for trial in trials(locked, effort, thieves[0])
@@ -85,15 +83,8 @@ def measure(
     ]
     rows: list[LockRow] = []
     for number, (trial, thief) in enumerate(wanted, 1):
-        path = folder / f"{_identity(facts, trial, thief.seed)}.json"
-        if path.exists():
-            rows.append(_kept(path))
-        else:
-            try:
-                rows.append(_row(trial, thief, locked, test))
-            except KeyboardInterrupt as error:
-                raise Interrupted(f"{trial.name} stopped") from error
-            write_atomically(path, json.dumps(asdict(rows[-1])).encode())
+        known = [facts, trial.kind, trial.name, trial.depends, thief.seed if trial.drawn else None]
+        rows.append(kept(place(folder, known), LockRow, partial(_row, trial, thief, locked, test), trial.name))
         told(rows[-1], number, len(wanted))
     return rows
 
@@ -129,13 +120,3 @@ def _reading(opened: Opened, thief: Thief, locked: Locked, test: LabelledImages)
         None if opened.key is None else recovered(opened.key, locked.right, locked.scheme),
         opened.cut,
     )
-
-
-def _identity(facts: Mapping[str, object], trial: Trial, seed: int) -> str:
-    known = [facts, trial.kind, trial.name, trial.depends, seed if trial.drawn else None]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _kept(path: Path) -> LockRow:
-    found = json.loads(path.read_text())
-    return LockRow(**{**found, "readings": [Reading(**reading) for reading in found["readings"]]})

@@ -1,25 +1,24 @@
 """Runs every arm with every student and seed, and keeps each result on disk as soon as it is there.
 
-Knows the order of the work and how to go on after Ctrl-C. Processes with other seeds or other arms may share a folder;
+Knows the order of the work. Processes with other seeds or other arms may share a folder;
 a last run over all of them finds every row there and writes the report.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 from torch import nn
 
 from models.attacks.attacker import Trainer
-from models.bundles import write_atomically
 from models.data import LabelledImages
 from models.evaluation.arms import Arm
+from models.evaluation.kept import kept, place
 from models.metrics import top1
-from models.training.loop import Interrupted, Recipe
+from models.training.loop import Recipe
 
 
 @dataclass(frozen=True)
@@ -63,23 +62,14 @@ def run(
 
     The last epoch is tested, once. `told` hears of every row, its number and the number of all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = [(seed, student, arm) for seed in setting.seeds for student in setting.students for arm in arms]
     rows: list[Row] = []
     for number, (seed, student, arm) in enumerate(wanted, 1):
-        path = folder / f"{_identity(setting, seed, student, arm)}.json"
-        if path.exists():
-            rows.append(Row(**json.loads(path.read_text())))
-        else:
-            recipe, checkpoint = replace(setting.recipe, seed=seed), path.with_suffix(".pt")
-            trainer = Trainer(fabric, setting.students[student], recipe, arm.name, checkpoint)
-            try:
-                rows.append(_row(arm, student, trainer, validation, test))
-            except KeyboardInterrupt as error:  # outside of our own loop, which says so itself
-                raise Interrupted(f"{arm.name} stopped") from error
-            write_atomically(path, json.dumps(asdict(rows[-1])).encode())
-            for left in folder.glob(f"{path.stem}.*pt"):
-                left.unlink()
+        recipe = replace(setting.recipe, seed=seed)
+        depends = [arm.group, arm.name, arm.holdings, arm.share, arm.depends]
+        path = place(folder, [setting.subject, asdict(recipe), student, depends])
+        trainer = Trainer(fabric, setting.students[student], recipe, arm.name, path.with_suffix(".pt"))
+        rows.append(kept(path, Row, partial(_row, arm, student, trainer, validation, test), arm.name))
         told(rows[-1], number, len(wanted))
     return rows
 
@@ -101,13 +91,3 @@ def _row(arm: Arm, student: str, trainer: Trainer, validation: LabelledImages, t
         query_seconds=round(door.seconds, 2),
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-def _identity(setting: Setting, seed: int, student: str, arm: Arm) -> str:
-    facts = [
-        setting.subject,
-        asdict(replace(setting.recipe, seed=seed)),
-        student,
-        [arm.group, arm.name, arm.holdings, arm.share, arm.depends],
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

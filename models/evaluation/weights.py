@@ -13,6 +13,7 @@ from models.attacks.stolen import Guess, asked, near_guess, random_guess, recali
 from models.data import LabelledImages
 from models.guard import SafeDistillationBox
 from models.metrics import kl_divergence, top1
+from models.progress import followed
 from models.training.loop import predict
 
 WRONG_PIXELS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -87,7 +88,10 @@ def measure(
         renormalised=read(
             "sought normalisation", renormalised(network, held.images, held.labels, steps=steps, seed=seed), test
         ),
-        wrong=[read(f"key {n}", asked(network, random_guess(box.shape, box.lam, seed + n)), part) for n in range(keys)],
+        wrong=[
+            read(f"key {n}", asked(network, random_guess(box.shape, box.lam, seed + n)), part)
+            for n in followed(range(keys), "wrong keys")
+        ],
         near=[
             read(f"{share:.0%} of the pixels wrong", asked(keyed, near_guess(box.key, box.lam, share, seed)), part)
             for share in WRONG_PIXELS

@@ -26,6 +26,7 @@ from models.evaluation.arms import (
     Holdings,
     arms,
 )
+from models.evaluation.kept import kept, place
 from models.evaluation.study import Row, Setting, run
 from models.evaluation.summary import Verdict, figures, verdicts
 from models.key_stream import fingerprint
@@ -171,10 +172,10 @@ def test_who_asks_more_is_judged_against_who_asks_as_much() -> None:
 
 
 def test_naive_students_must_fall_by_fifteen_points() -> None:
-    for fallen, kept in ((0.54, True), (0.56, False)):
+    for fallen, enough in ((0.54, True), (0.56, False)):
         naive = [row("soft labels, T = 4, α = 1", seed, fallen + seed / 100, 0.5) for seed in (0, 1, 2)]
         verdict = judged([*FLOOR, *naive], "naive student of the public answers (T = 4, α = 1)")
-        assert verdict.kept is kept
+        assert verdict.kept is enough
 
 
 def test_figures_are_means_in_percent_with_standard_errors() -> None:
@@ -269,6 +270,21 @@ def test_readings_of_stolen_weights() -> None:
     assert len({reading.kl for reading in found.wrong}) == 3
     assert found.near[0].name == "1% of the pixels wrong"
     assert all(parameter.requires_grad for parameter in box.network.parameters()), "the search leaves it as it was"
+
+
+def test_what_is_kept_is_made_once_for_the_same_facts(tmp_path: Path) -> None:
+    reading = weights.Reading("no key", 0.5, 0.1, 0.2)
+    five = (reading, reading, reading, reading, reading)
+    readings = weights.Weights(0.9, *five, wrong=[reading] * 2, near=[reading], lambdas=[], inverted=reading)
+    made: list[weights.Weights] = []
+
+    def make() -> weights.Weights:
+        made.append(readings)
+        return readings
+
+    for facts, times in (({"seed": 0}, 1), ({"seed": 0}, 1), ({"seed": 1}, 2)):
+        assert kept(place(tmp_path / "rows", facts), weights.Weights, make, "reading") == readings
+        assert len(made) == times
 
 
 def test_recalibrated_batch_norm_is_that_of_the_images_alone() -> None:
