@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, Server, bearer, free_port, serving, start_server
 from tests.deployment.manifests import DOCKER
+from tests.keys.conftest import wait_for_answer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OF_CONTAINERS = ("include", "dir")  # lines of redis.conf that only mean something there
@@ -31,9 +31,9 @@ def redis(folder: Path) -> Iterator[str]:
         command = [binary, "own.conf", "--port", "0", "--unixsocket", "s"]
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)  # noqa: S603
     try:
-        while not (folder / "s").exists():
-            time.sleep(0.02)
-        yield f"unix://{folder / 's'}"
+        url = f"unix://{folder / 's'}"
+        wait_for_answer(url)
+        yield url
     finally:
         process.terminate()
         process.wait()

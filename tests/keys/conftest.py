@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from redis import Redis as PlainRedis
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from keys.budget_store import Ask
 from keys.connection import connect
@@ -41,6 +42,20 @@ def embedded(folder: Path) -> Iterator[str]:
         yield store.url
 
 
+def wait_for_answer(url: str) -> None:
+    """Until the server answers: its socket is there before it listens."""
+    give_up = time.monotonic() + 30
+    with PlainRedis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+            except RedisError:
+                assert time.monotonic() < give_up
+                time.sleep(0.02)
+            else:
+                return
+
+
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     binary = shutil.which("redis-server")
@@ -49,12 +64,11 @@ def redis_server(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
     options = f"--port 0 --unixsocket {socket} --dir {folder} --appendonly yes --appendfsync always".split()
     command = [binary, *options, "--save", ""]
+    url = f"unix://{socket}"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own command
         try:
-            give_up = time.monotonic() + 10
-            while not socket.exists() and time.monotonic() < give_up:
-                time.sleep(0.02)
-            yield f"unix://{socket}"
+            wait_for_answer(url)
+            yield url
         finally:
             process.terminate()
 
