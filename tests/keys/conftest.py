@@ -45,12 +45,12 @@ def embedded(folder: Path) -> Iterator[str]:
 def wait_for_answer(url: str) -> None:
     """Until the server answers: its socket is there before it listens."""
     give_up = time.monotonic() + 30
-    with PlainRedis.from_url(url) as client:
+    with PlainRedis.from_url(url, socket_timeout=5) as client:
         while True:
             try:
                 client.ping()
             except RedisError:
-                assert time.monotonic() < give_up
+                assert time.monotonic() < give_up, "the store does not start"
                 time.sleep(0.02)
             else:
                 return
