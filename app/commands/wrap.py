@@ -45,7 +45,9 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.02,
-    teacher_epochs: Annotated[int, typer.Option(min=0, help="first fine-tune the teacher for so long")] = 0,
+    teacher_epochs: Annotated[
+        int, typer.Option(min=0, help="first fine-tune the teacher for so long, with a new head for other classes")
+    ] = 0,
     teacher_learning_rate: Annotated[float, typer.Option(help="its peak learning rate")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     held_out: training.HeldOut = None,

@@ -182,8 +182,10 @@ def _teacher(
     held_out: LabelledImages,
     work: Path,
 ) -> Classifier:
-    spec = plan.input
-    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights)
+    """The network of `plan`; one that is fine-tuned first may come from weights for another number of classes."""
+    spec, tuned = plan.input, plan.teacher_recipe is not None
+    torch.manual_seed(plan.recipe.seed)  # a new head is drawn
+    backbone = bundles.load_backbone(plan.architecture, len(training.classes), plan.weights, new_head=tuned)
     teacher = Classifier(backbone, spec.mean, spec.std)
     if plan.teacher_recipe is not None:
         train(

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """An image folder of two classes, dark and bright, and the weights of an untrained teacher."""
+    """An image folder of two classes, dark and bright, and the weights of an untrained teacher of three others."""
     write_shades(tmp_path / "images", "dark", "bright", train=400, test=60)
     torch.manual_seed(0)
-    save_file(build("cifar_resnet8", 2).state_dict(), tmp_path / "teacher.safetensors")
+    save_file(build("cifar_resnet8", 3).state_dict(), tmp_path / "teacher.safetensors")
     return tmp_path
 
 
@@ -62,6 +62,12 @@ def test_what_cannot_be_wrapped_is_said_in_one_line(workplace: Path) -> None:
     assert printed == ""
     assert errors.strip().splitlines()[-1].startswith("sdb: teacher.safetensors does not fit cifar_resnet8")
     assert "Traceback" not in errors
+
+
+def test_a_head_for_other_classes_is_not_thrown_away_unasked(workplace: Path) -> None:
+    _, errors = ended(wrap(workplace, "--teacher-epochs", "0"), seconds=120, status=1)
+    assert errors.strip().splitlines()[-1].startswith("sdb: teacher.safetensors does not fit cifar_resnet8")
+    assert not (workplace / "runs").exists()
 
 
 def test_several_processes_train_one_box(workplace: Path) -> None:
