@@ -52,8 +52,10 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         Recipe.alpha
     ),
     alone: Annotated[bool, typer.Option(help="also train the student without soft labels, to compare")] = True,
-    mean: Annotated[training.Triple, typer.Option(help="of the student's normalisation")] = training.MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
+    mean: Annotated[
+        training.Triple, typer.Option(metavar=training.RGB, help="of the student's normalisation")
+    ] = training.MEAN,
+    std: Annotated[training.Triple, typer.Option(metavar=training.RGB, help="its standard deviation")] = training.STD,
     seed: training.Seed = 0,
     device: training.Device = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,

@@ -47,9 +47,14 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     size: training.Size = None,
     mean: Annotated[
         training.Triple | None,
-        typer.Option(help="with --match or a stem: of the plain model's normalisation, else ImageNet's"),
+        typer.Option(
+            metavar=training.RGB, help="with --match or a stem: of the plain model's normalisation, else ImageNet's"
+        ),
     ] = None,
-    std: Annotated[training.Triple | None, typer.Option(help="with --match or a stem: its standard deviation")] = None,
+    std: Annotated[
+        training.Triple | None,
+        typer.Option(metavar=training.RGB, help="with --match or a stem: its standard deviation"),
+    ] = None,
     subset: Annotated[float, typer.Option(min=0.001, max=1, help="share of the training images that is read")] = 1.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="epochs of fine-tuning; 20 with a stem, else 10")] = None,
     learning_rate: Annotated[

@@ -49,8 +49,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         typer.Option(help="like --suspect, a student of unmarked answers made much as it was; repeat for more"),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="architecture of weights")] = None,
-    mean: Annotated[training.Triple, typer.Option(help="of their normalisation")] = training.MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
+    mean: Annotated[training.Triple, typer.Option(metavar=training.RGB, help="of their normalisation")] = training.MEAN,
+    std: Annotated[training.Triple, typer.Option(metavar=training.RGB, help="its standard deviation")] = training.STD,
     suspect_model: Annotated[str | None, typer.Option(help="name of the model on the server; ours if left out")] = None,
     token: Annotated[
         Path | None, typer.Option(help="file with an API key or token of that server; - is standard input")

@@ -18,6 +18,7 @@ from models.predictor import choose_device
 
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 Triple = tuple[float, float, float]
+RGB = "R G B"  # how a Triple is written: three numbers, without commas
 MEAN, STD = InputSpec.model_fields["mean"].default, InputSpec.model_fields["std"].default
 
 Data = Annotated[Path, typer.Option(help="image folder, or the PATH of PATH_train.parquet")]

@@ -40,9 +40,10 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     version: training.Version = "1",
     size: training.Size = None,
     mean: Annotated[
-        training.Triple, typer.Option(help="of the teacher's normalisation; ImageNet's when left out")
+        training.Triple,
+        typer.Option(metavar=training.RGB, help="of the teacher's normalisation; ImageNet's when left out"),
     ] = training.MEAN,
-    std: Annotated[training.Triple, typer.Option(help="its standard deviation")] = training.STD,
+    std: Annotated[training.Triple, typer.Option(metavar=training.RGB, help="its standard deviation")] = training.STD,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of the box")] = 8,
     learning_rate: Annotated[float, typer.Option(help="peak learning rate of the box")] = 0.02,
     teacher_epochs: Annotated[
