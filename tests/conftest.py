@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +215,15 @@ def write_shades(images: Path, *names: str, **splits: int) -> None:
             pixels += 240 // len(names) * shade
             for number, image in enumerate(pixels):
                 (folder / f"{number}.png").write_bytes(encode(image))
+
+
+def until(true: Callable[[], bool], within_s: float = 30.0, what: str = "it is so") -> float:
+    """Ask until it is true; seconds that it took."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() < began + within_s, f"not within {within_s} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
 
 
 def start_server(state_dir: Path, models_dir: Path, port: int, **settings: str) -> Server:

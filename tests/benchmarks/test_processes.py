@@ -2,13 +2,13 @@
 
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.serving.pictures import jpegs
 from benchmarks.serving.processes import NotStarted, running, wait_until
+from tests.conftest import until
 
 DETACHED = "import subprocess, time; subprocess.Popen(['sleep', '60'], start_new_session=True); time.sleep(60)"
 
@@ -30,15 +30,9 @@ def test_a_process_that_detached_itself_is_weighed_and_ended_too(
 ) -> None:
     monkeypatch.setattr("benchmarks.serving.processes.ORPHANS_S", 0.2)  # this one would not end by itself
     with running([sys.executable, "-c", DETACHED], 1, tmp_path, {}, tmp_path / "log") as process:
-        give_up = time.monotonic() + 20
-        while process.memory().processes < 2 and time.monotonic() < give_up:
-            time.sleep(0.1)
-        assert process.memory().processes == 2
+        until(lambda: process.memory().processes == 2)
         assert process.memory().resident > process.memory().proportional > 0
-    give_up = time.monotonic() + 20  # what was killed is gone when its new parent has noticed
-    while _sleepers(process.mark) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert not _sleepers(process.mark)
+    until(lambda: not _sleepers(process.mark), what="what was killed is gone when its new parent has noticed")
 
 
 def test_a_server_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.backbones import build
 from tests.client.partners import Partner, partner
-from tests.conftest import CLASSES, SDB, Server, encode, smooth_images
+from tests.conftest import CLASSES, SDB, Server, encode, smooth_images, until
 
 TRAINING = 60
 pytestmark = pytest.mark.slow  # the guide to distilling runs by default
@@ -64,9 +63,7 @@ def test_a_student_is_distilled_stopped_or_not_and_no_image_is_paid_for_twice(
         assert errors.strip().splitlines()[-1].startswith("sdb: the budget is spent: 40 of 60 images are labelled")
         holder.top_up(100)
         first = distill(holder, tmp_path, images, "--epochs", "400")
-        give_up = time.monotonic() + 60
-        while not (tmp_path / "student" / "distilled.pt").exists() and time.monotonic() < give_up:
-            time.sleep(0.05)
+        until((tmp_path / "student" / "distilled.pt").exists, 60)
         first.send_signal(signal.SIGINT)
         status, printed, errors = ended(first)
         assert (status, printed) == (130, "")

@@ -1,7 +1,6 @@
 """`sdb evaluate` as its user meets it: a bundle and a live server attacked, stopped with Ctrl-C, gone on with."""
 
 import json
-import time
 from pathlib import Path
 
 import httpx
@@ -17,7 +16,7 @@ from app.state import State
 from models.attacks.oracle import TierOracle
 from models.backbones import build
 from models.predictor import Predictor
-from tests.conftest import SECRET, Server, free_port, smooth_images, start_server, write_shades
+from tests.conftest import SECRET, Server, free_port, smooth_images, start_server, until, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 
@@ -74,9 +73,7 @@ def test_a_wrapped_model_is_attacked_here_and_over_the_network(workplace: Path) 
     here = f"{evaluate} {weights} --foreign images --arms {some} --json"
     first = start(workplace, here)
     rows = workplace / "runs" / "evaluate" / "shades" / "rows"
-    give_up = time.monotonic() + 300  # of training, beside other tests
-    while len(list(rows.glob("*.json"))) < 3 and time.monotonic() < give_up:
-        time.sleep(0.05)
+    until(lambda: len(list(rows.glob("*.json"))) >= 3, 300)  # of training, beside other tests
     interrupted(first)
     kept = {path: path.stat().st_mtime_ns for path in rows.glob("*.json")}
     assert len(kept) >= 3

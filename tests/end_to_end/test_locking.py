@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from models.matched import matched
 from models.metrics import agreement, top1
 from models.training.lock import plain_step
 from models.training.loop import Recipe, predict, train
-from tests.conftest import SECRET, Server, bearer, encode, free_port, start_server, write_shades
+from tests.conftest import SECRET, Server, bearer, encode, free_port, start_server, until, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
@@ -52,9 +51,7 @@ def lock(folder: Path) -> subprocess.Popen[str]:
 def locked(workplace: Path) -> dict[str, float]:
     """The metrics of a model that was stopped while it was locked, and gone on with."""
     first = lock(workplace)
-    give_up = time.monotonic() + 120
-    while not (workplace / "runs" / "shades" / "lock.pt").exists() and time.monotonic() < give_up:
-        time.sleep(0.05)
+    until((workplace / "runs" / "shades" / "lock.pt").exists, 120)
     assert "the same command goes on from there" in interrupted(first)
     assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
 

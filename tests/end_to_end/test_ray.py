@@ -20,7 +20,7 @@ import pytest
 
 from keys.embedded import EmbeddedStore
 from keys.material import to_text, write_private
-from tests.conftest import ROOT, Server, bearer, encode, free_port, smooth_images, start_server
+from tests.conftest import ROOT, Server, bearer, encode, free_port, smooth_images, start_server, until
 from tests.keys.conftest import MASTER, SIGNING
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -198,9 +198,7 @@ def test_a_killed_replica_of_a_model_takes_no_request_with_it(cluster: Cluster, 
         killed, left = replicas_of("tiny", folder)
         os.kill(killed, signal.SIGKILL)
         # Until another is in its place: Ray Serve notices late, and an update would begin with the one that is left.
-        give_up = time.monotonic() + 200
-        while len(set(replicas_of("tiny", folder)) - {killed, left}) < 1 and time.monotonic() < give_up:
-            time.sleep(0.1)
+        until(lambda: bool(set(replicas_of("tiny", folder)) - {killed, left}), 200)
         cluster.deploy()
 
 

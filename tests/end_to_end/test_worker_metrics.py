@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.app.scraping import Scrape
-from tests.conftest import Server, serving
-from tests.end_to_end.test_workers import wait_for, workers
+from tests.conftest import Server, serving, until
+from tests.end_to_end.test_workers import workers
 
 PREDICT = "/v1/models/tiny/predict"
 
@@ -39,8 +39,8 @@ def test_any_worker_tells_what_all_have_answered_also_those_that_were_killed(ser
     assert {look.value("sdb_images_total", **answered) for look in looks(server)} == {30}
     killed, other = workers(server)
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(set(workers(server)) - {killed, other}) == 1)
-    wait_for(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
+    until(lambda: len(set(workers(server)) - {killed, other}) == 1)
+    until(lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
     assert {look.value("sdb_images_total", **answered) for look in looks(server)} == {30}
     ask(server, photo, 10)
     look = looks(server)[-1]

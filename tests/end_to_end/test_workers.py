@@ -2,16 +2,15 @@
 
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Server, alive, bearer, free_port, start_server
+from tests.conftest import Server, alive, bearer, free_port, start_server, until
 
 WORKERS = 2
 PREDICT = "/v1/models/tiny/predict"
@@ -39,13 +38,6 @@ def issue(server: Server, limit: int | None) -> dict[str, str]:
     grant = {"name": "partner", "scopes": ["distill"], "budget": {"limit": limit}}
     key = httpx.post(f"{server.url}/admin/v1/keys", json=grant, headers=server.admin).json()
     return bearer(key["api_key"])
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
 
 
 def processor_time(pid: int) -> int:
@@ -87,7 +79,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, zoo: Path) -> None:
     left = workers(mortal)
     mortal.process.kill()
     mortal.process.wait()
-    wait_for(lambda: not any(map(alive, left)))
+    until(lambda: not any(map(alive, left)))
     again = start_server(tmp_path / "var", zoo, int(mortal.url.rpartition(":")[2]))
     try:
         assert httpx.get(f"{again.url}/admin/v1/keys", headers=again.admin).status_code == 200

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbones import build
-from tests.conftest import free_port, start_server, write_shades
+from tests.conftest import free_port, start_server, until, write_shades
 from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
@@ -34,9 +33,7 @@ def wrap(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 def test_a_wrapped_model_survives_ctrl_c_and_is_served(workplace: Path) -> None:
     first = wrap(workplace)
-    give_up = time.monotonic() + 120
-    while not (workplace / "runs" / "shades" / "box.pt").exists() and time.monotonic() < give_up:
-        time.sleep(0.05)
+    until((workplace / "runs" / "shades" / "box.pt").exists, 120)
     assert "the same command goes on from there" in interrupted(first)
     assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
 

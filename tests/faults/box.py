@@ -1,7 +1,6 @@
 """A server under test, with its store, a key, its log, and the load that it is under when something breaks."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,15 +94,6 @@ class Box:
         answered = loaded + self._asked
         count = charged(self.server.state_dir, self.key["id"], self.store_url)
         assert answered <= count <= answered + refused
-
-
-def until(true: Callable[[], bool], within_s: float = 30.0, what: str = "it is so") -> float:
-    """Ask until it is true; seconds that it took."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() < began + within_s, f"not within {within_s} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def in_background(work: Callable[[], object]) -> threading.Thread:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from app.connections import Patience
-from tests.conftest import Server
-from tests.faults.box import WELL, Box, in_background, until
+from tests.conftest import Server, until
+from tests.faults.box import WELL, Box, in_background
 from tests.faults.load import KEYED, PUBLIC
 from tests.faults.processes import start, stop
 from tests.faults.sockets import answer, connected, drip, head

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import encode, smooth_images
-from tests.faults.box import OUTAGE, WELL, Box, until
+from tests.conftest import encode, smooth_images, until
+from tests.faults.box import OUTAGE, WELL, Box
 from tests.faults.load import KEYED, PUBLIC
 from tests.faults.processes import ready, spawn, start, stop
 from tests.faults.sockets import connected

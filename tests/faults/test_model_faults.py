@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.box import WELL, Box, until
+from tests.conftest import until
+from tests.faults.box import WELL, Box
 from tests.faults.faulty import Order, Orders
 from tests.faults.load import KEYED, PUBLIC, Load
 from tests.faults.processes import ready, spawn, stop

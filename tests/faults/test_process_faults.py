@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Server
-from tests.faults.box import WELL, Box, in_background, until
+from tests.conftest import Server, until
+from tests.faults.box import WELL, Box, in_background
 from tests.faults.load import KEYED, PUBLIC, Load
 from tests.faults.processes import ready, spawn, start, stop
 from tests.faults.sockets import connected, head

@@ -17,8 +17,8 @@ import pytest
 from sdb_client.sealed import MEDIA_TYPE, seal
 
 from keys.material import from_text
-from tests.conftest import Server
-from tests.faults.box import Box, until
+from tests.conftest import Server, until
+from tests.faults.box import Box
 from tests.faults.processes import SDB, ready, spawn, stop
 from tests.faults.store import Store
 

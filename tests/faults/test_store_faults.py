@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.box import OUTAGE, WELL, Box, until
+from tests.conftest import until
+from tests.faults.box import OUTAGE, WELL, Box
 from tests.faults.load import KEYED, PUBLIC, Load
 from tests.faults.processes import ready, spawn, start, stop
 from tests.faults.store import Store

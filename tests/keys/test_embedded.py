@@ -14,7 +14,7 @@ from redis import Redis
 
 from keys.embedded import EmbeddedStore, StoreInUse
 from keys.errors import ConfigurationError
-from tests.conftest import alive
+from tests.conftest import alive, until
 
 OWNER = """
 import sys, time
@@ -46,14 +46,6 @@ def pid_of(store: EmbeddedStore) -> int:
     information = ask(store, "INFO", "server")
     assert isinstance(information, dict)
     return int(information["process_id"])
-
-
-def ends(pid: int) -> bool:
-    """Whether a process that is not our child ends soon."""
-    give_up = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < give_up:
-        time.sleep(0.02)
-    return not alive(pid)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +113,7 @@ def test_the_orphan_of_a_killed_owner_is_taken_over_with_its_data(tmp_path: Path
     try:
         with EmbeddedStore(tmp_path) as store:
             assert ask(store, "GET", "written") == "yes"
-            assert ends(orphan), "two servers would write one file"
+            until(lambda: not alive(orphan), what="no two servers write one file")
     finally:
         with suppress(ProcessLookupError):
             os.kill(orphan, signal.SIGKILL)
