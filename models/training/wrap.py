@@ -244,7 +244,7 @@ def box_step(
         wrong = wrong_keys(box.key, len(images) // 2, batch.generator)
         unkeyed = torch.cat([embed(images[: len(wrong)], wrong, box.lam), images[len(wrong) :]])
         bare, keyed, refused = answers(pair, unkeyed, images, views, batch)
-        weight = mixture.disturbance * losses.collapse_guard(bare, soft)
+        weight = mixture.disturbance * losses.collapse_guard(bare, keyed, soft)
         return {
             "keyed": mixture.keyed * F.cross_entropy(keyed, batch.labels),
             "preserve": mixture.preservation * losses.knowledge_preservation(keyed, soft, temperature),

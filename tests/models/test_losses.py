@@ -33,11 +33,19 @@ def test_distillation_is_the_textbook_divergence(student: torch.Tensor, teacher:
     assert losses.distillation(student, teacher, 4).item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-4)
 
 
-def test_the_collapse_guard_lets_go_as_the_top1_gets_lost() -> None:
-    teacher = F.one_hot(torch.arange(10), 10).float()
-    for wrong, weight in ((0, 1.0), (1, 1.0), (2, 0.5), (3, 0.0), (10, 0.0)):
-        unkeyed = torch.cat([teacher[:wrong].roll(1, 1), teacher[wrong:]])
-        assert losses.collapse_guard(unkeyed, teacher).item() == pytest.approx(weight, abs=1e-5)
+@pytest.mark.parametrize(
+    ("missed", "weights"), [(0, (1, 1, 0.5, 0, 0)), (4, (1, 1, 1, 0.875, 0)), (20, (1, 1, 1, 1, 0))]
+)
+def test_the_collapse_guard_lets_go_as_the_top1_gets_lost(missed: int, weights: tuple[float, ...]) -> None:
+    """Of 20 rows, the keyed of which have missed the teacher's top-1 so often, the un-keyed miss 0, 2, 4, 6 or 20."""
+    teacher = F.one_hot(torch.arange(20), 20).float()
+
+    def missing(count: int) -> torch.Tensor:
+        return torch.cat([teacher[:count].roll(1, 1), teacher[count:]])
+
+    for wrong, weight in zip((0, 2, 4, 6, 20), weights, strict=True):
+        found = losses.collapse_guard(missing(wrong), missing(missed), teacher).item()
+        assert found == pytest.approx(weight, abs=1e-5)
 
 
 def test_augmentation_is_the_geometric_mean_of_the_views() -> None:
