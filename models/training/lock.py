@@ -164,7 +164,8 @@ def locked_step(refusing: Refusing) -> Step:
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         views = random_views(batch.images, batch.generator)
         wrong = refusing.wrong(views, batch.generator)
-        answered, around = refusing.answers(network, torch.cat([refusing.key(views), wrong]), views)
+        shown = torch.cat([refusing.key(views), wrong])
+        answered, around = refusing.answers(network, shown, views, batch.generator)
         right, none = answered.tensor_split([len(views)])
         refused = refusing.losses({"wrong": none, "removed": around}, batch.labels)
         return {"right": F.cross_entropy(right, batch.labels), **refused}

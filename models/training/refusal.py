@@ -40,11 +40,14 @@ class Refusing:
         """As many of the views [B, C, H, W] as are shown with a wrong key (`negatives.wrong_keys`)."""
         return refused(self.key, views[: round(self.refusal.share * len(views))], generator)
 
-    def answers(self, network: Answering, shown: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    def answers(
+        self, network: Answering, shown: Tensor, views: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Logits of the images `shown`, and in the same batch of plain `views` around the first layers, if any are."""
         if self.removal is None:
             return network(shown), views.new_zeros(0)
-        logits = self.removal.answers(network, shown, views[: round(self.refusal.removed * len(views))])
+        plain = views[: round(self.refusal.removed * len(views))]
+        logits = self.removal.answers(network, shown, plain, generator)
         return logits[: len(shown)], logits[len(shown) :]
 
     def losses(self, rows: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

@@ -36,15 +36,19 @@ class Removal:
         self._public = public
         self._locked_layers, self._layers = (list(stages(one).values()) for one in (locked, public))
 
-    def answers(self, network: Answering, images: Tensor, plain: Tensor) -> Tensor:
+    def answers(self, network: Answering, images: Tensor, plain: Tensor, generator: torch.Generator) -> Tensor:
         """Logits [B + P, K] of `images` [B, ...], and of `plain` [P, ...] that go around the first layers.
 
-        `network` runs the locked one, as its training wraps it. As many rows go around the same layers each time: batch
-        normalisation sees every kind of theft in every batch.
+        `network` runs the locked one, as its training wraps it. About as many rows go around the same layers each time:
+        batch normalisation sees every kind of theft in every batch. Which layers get one row more is drawn, and where
+        rows are fewer than layers no layer is always left out.
         """
         stem = round(WITHOUT_STEM * len(plain))
-        later = torch.arange(stem, len(plain)).tensor_split(len(self._layers) - 1)
-        return self._changed_over(network, images, plain, [stem, *map(len, later)])
+        layers = len(self._layers) - 1
+        each, left = divmod(len(plain) - stem, layers)
+        later = torch.full((layers,), each)
+        later[torch.randperm(layers, generator=generator)[:left]] += 1
+        return self._changed_over(network, images, plain, [stem, *later.tolist()])
 
     def figures(self, network: Answering, data: LabelledImages, device: torch.device) -> dict[str, float]:
         """Top-1 of plain images on `data` without the stem, and the highest with public layers up to any later one."""

@@ -1,7 +1,7 @@
 """Laws of taking layers out: between equal networks it changes nothing, and a locked one learns to refuse."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,7 +21,7 @@ from models.training.figures import served
 from models.training.lock import locked_step, plain_step
 from models.training.loop import Recipe, predict, train
 from models.training.refusal import Refusal, Refusing
-from models.training.removal import Removal, stages
+from models.training.removal import Answering, Removal, stages
 from models.training.wrap import Mixture, box_step
 from tests.conftest import SECRET
 from tests.models.test_lock_training import CPU, FABRIC, shades
@@ -58,10 +58,31 @@ def test_changing_over_between_equal_networks_changes_nothing_behind_any_layer(
     public = copy.deepcopy(locked)
     removal, images = Removal(locked, public), torch.rand(2, 3, side, side)
     assert len(stages(locked)) == layers
-    all_at_once = removal.answers(locked, images[:1], images[1:])
+    all_at_once = removal.answers(locked, images[:1], images[1:], torch.Generator())
     for answers in [all_at_once, *(opened(images) for opened in removal.opened(locked))]:
         torch.testing.assert_close(answers, public(images), rtol=1e-4, atol=1e-4)
     assert not any(layer._forward_hooks for layer in stages(locked).values())
+
+
+@pytest.mark.parametrize(("rows", "stem", "each"), [(4, 2, {0, 1}), (10, 5, {1}), (14, 7, {1, 2})])
+@torch.no_grad()
+def test_no_layer_is_always_left_out_however_few_the_rows(rows: int, stem: int, each: set[int]) -> None:
+    """Of five layers behind the stem: else the network would learn to refuse the first of them only."""
+    counted: list[list[int]] = []
+
+    class Counting(Removal):
+        def _changed_over(self, network: Answering, images: Tensor, plain: Tensor, counts: Sequence[int]) -> Tensor:
+            counted.append(list(counts))
+            return super()._changed_over(network, images, plain, counts)
+
+    locked, images, draw = behind_a_stem("cifar_resnet8"), torch.rand(rows, 3, 8, 8), torch.Generator().manual_seed(0)
+    removal = Counting(locked, behind_a_stem("cifar_resnet8"))
+    for _ in range(30):
+        assert len(removal.answers(locked, images[:1], images, draw)) == 1 + rows
+    assert {sum(counts) for counts in counted} == {rows}
+    assert {counts[0] for counts in counted} == {stem}
+    assert {count for counts in counted for count in counts[1:]} == each
+    assert all(sum(layer) > 0 for layer in zip(*counted, strict=True))
 
 
 @pytest.fixture(scope="module")
