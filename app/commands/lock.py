@@ -65,7 +65,9 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
     negatives: Annotated[
         float, typer.Option(min=0, max=1, help="rows with a wrong key, for each row with the right one")
     ] = Refusal().share,
-    compare: Annotated[bool, typer.Option(help="fine-tune without transform too, and state its accuracy")] = False,
+    compare: Annotated[
+        bool, typer.Option(help="fine-tune without transform too, as is done for a stem anyway, and state its accuracy")
+    ] = False,
     wrong_keys: Annotated[int, typer.Option(min=1, help="wrong keys that the test images are transformed with")] = 10,
     temperature: training.Temperature = 4.0,
     confidence: training.Confidence = 0.7,

@@ -3,11 +3,11 @@
 Knows the order of the work; the loop, the transforms and the bundle are elsewhere. Images are cropped and mirrored
 first, transformed then and normalised last, with one number for all channels because a transform mixes them
 (AprilPyone and Kiya, ICIP 2021, arXiv 2103.03525; research code fugokidi/block_transform). With a stem the network
-begins as the plain one behind the inverse of its key, and learns to refuse what it would answer without (`removal`).
+begins as the plain one behind the inverse of its key, learns to refuse what it would answer without (`removal`), and
+follows the plain one, fine-tuned on the same images, in what it answers with the key.
 The test set is read once, at the end; the validation split is for looking at, nothing is chosen by it.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from models import bundles
 from models.backbones import Classifier, stemmed
 from models.bundles import InputSpec, LockSpec, Manifest
-from models.data import LabelledImages, load
+from models.data import load
 from models.lock import PixelLock
+from models.losses import knowledge_preservation
 from models.stem import stem_of, undo
 from models.training import preparation
 from models.training.figures import lock_figures, plain_figures, random_locks
@@ -39,6 +40,7 @@ class Plan(preparation.Plan):
     """Everything that decides what `lock` makes.
 
     `plain_input` says how the plain network is normalised, where a stem is to undo the key before it; None: no stem.
+    With a stem the labels count `labels`, and what the fine-tuned plain network answers to the same views counts 1.
     """
 
     lock: LockSpec
@@ -47,6 +49,7 @@ class Plan(preparation.Plan):
     wrong_keys: int = 10
     compare: bool = False
     plain_input: InputSpec | None = None
+    labels: float = 0.3
 
     @property
     def built(self) -> str:
@@ -68,10 +71,29 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     manifest = plan.manifest(training.classes, device, {**facts, "images": len(training)})
     box = bundles.assemble(manifest, secret)
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
-    tuned = partial(_tuned, plan, fabric, training, held_out, work=work, facts=facts)
-    box.network = tuned(key)
-    plain = tuned(None) if plan.compare else None
-    removal = _removal(plan, box.network, len(training.classes), device)
+    classes = len(training.classes)
+    tuned = partial(train, fabric, data=training, recipe=plan.recipe, identity=facts)
+    plain = followed = None
+    if plan.compare or plan.plain_input is not None:
+        plain = tuned(
+            _begin(plan, classes, None),
+            step=plain_step,
+            title="plain",
+            checkpoint=work / "plain.pt",
+            validate=partial(plain_figures, data=held_out, device=device),
+        )
+    if plain is not None and plan.plain_input is not None:
+        followed = Followed(plain.requires_grad_(False), plan.guard.temperature, plan.labels)
+    box.network = _begin(plan, classes, key)
+    removal = _removal(plan, box.network, classes, device)
+    looked_at = random_locks(key, LOOKED_AT)
+    tuned(
+        box.network,
+        step=locked_step(Refusing(key, plan.refusal, removal), followed),
+        title="lock",
+        checkpoint=work / "lock.pt",
+        validate=lambda network: lock_figures(network, key, looked_at, held_out, device),
+    )
     box.to(device).eval()
     test = load(plan.data, "test", spec.height, spec.width)
     measured = lock_figures(box.without_key, key, random_locks(key, plan.wrong_keys), test, device)
@@ -89,43 +111,10 @@ def _facts(plan: Plan) -> dict[str, object]:
         "subset": plan.subset,
         "recipe": asdict(plan.recipe),
         "refusal": asdict(plan.refusal),
+        **({} if plan.plain_input is None else {"labels": plan.labels}),
         "input": (plan.plain_input or plan.input).model_dump(),
         "secret_fingerprint": plan.guard.secret_fingerprint,
     }
-
-
-def _tuned(
-    plan: Plan,
-    fabric: Fabric,
-    training: LabelledImages,
-    held_out: LabelledImages,
-    key: PixelLock | None,
-    *,
-    work: Path,
-    facts: Mapping[str, object],
-) -> nn.Module:
-    """The network fine-tuned on transformed images, or on plain ones where there is no key."""
-    classifier = _begin(plan, len(training.classes), key)
-    title = "plain" if key is None else "lock"
-    looked_at = [] if key is None else random_locks(key, LOOKED_AT)
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        if key is None:
-            return plain_figures(network, held_out, fabric.device)
-        return lock_figures(network, key, looked_at, held_out, fabric.device)
-
-    removal = None if key is None else _removal(plan, classifier, len(training.classes), fabric.device)
-    return train(
-        fabric,
-        classifier,
-        training,
-        plain_step if key is None else locked_step(Refusing(key, plan.refusal, removal)),
-        plan.recipe,
-        title=title,
-        identity=facts,
-        checkpoint=work / f"{title}.pt",
-        validate=validate,
-    )
 
 
 def _begin(plan: Plan, classes: int, key: PixelLock | None) -> Classifier:
@@ -155,10 +144,32 @@ def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"plain": F.cross_entropy(network(random_views(batch.images, batch.generator)), batch.labels)}
 
 
-def locked_step(refusing: Refusing) -> Step:
+@dataclass(frozen=True)
+class Followed:
+    """A frozen network of plain images whose answers, softened by a temperature, count 1 where labels count `labels`.
+
+    The private features behind the stem are learned anew from few images; what they are to be worth is known already.
+    """
+
+    network: nn.Module
+    temperature: float
+    labels: float
+
+    def losses(self, answered: Tensor, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Of logits [B, K] that were answered with the right key to transformed `views` [B, C, H, W]."""
+        with torch.no_grad():
+            soft = self.network(views)
+        return {
+            "right": self.labels * F.cross_entropy(answered, labels),
+            "preserve": knowledge_preservation(answered, soft, self.temperature),
+        }
+
+
+def locked_step(refusing: Refusing, followed: Followed | None = None) -> Step:
     """The step that learns the labels of images with the right key, and nothing of what `refusing` shows beside them.
 
-    All kinds of rows share a batch, so that batch normalisation knows them all.
+    All kinds of rows share a batch, so that batch normalisation knows them all. With the right key it may also learn
+    what a network `followed` answers.
     """
 
     def step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -168,6 +179,8 @@ def locked_step(refusing: Refusing) -> Step:
         answered, around = refusing.answers(network, shown, views, batch.generator)
         right, none = answered.tensor_split([len(views)])
         refused = refusing.losses({"wrong": none, "removed": around}, batch.labels)
-        return {"right": F.cross_entropy(right, batch.labels), **refused}
+        if followed is None:
+            return {"right": F.cross_entropy(right, batch.labels), **refused}
+        return {**followed.losses(right, views, batch.labels), **refused}
 
     return step

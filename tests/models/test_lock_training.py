@@ -8,14 +8,16 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn import functional as F
 
 from models.backbones import Classifier, build
 from models.bundles import GuardSpec, InputSpec, LockSpec
 from models.data import LabelledImages
 from models.key_stream import fingerprint
 from models.lock import PixelLock, lock_transform
+from models.losses import knowledge_preservation
 from models.training.figures import lock_figures, random_locks
-from models.training.lock import Plan, locked_step
+from models.training.lock import Followed, Plan, locked_step
 from models.training.loop import Batch, Recipe, train
 from models.training.refusal import Refusal, Refusing, hint, indifference, refused
 from tests.conftest import SECRET, smooth_images
@@ -134,6 +136,19 @@ def test_the_share_says_how_many_rows_are_refused_beside_the_right_ones(share: f
     losses = locked_step(Refusing(key(), Refusal(share=share)))(Counting(), batch())
     assert seen == [rows], "all rows in one forward pass"
     assert losses.keys() == ({"right", "wrong"} if share else {"right"})
+
+
+def test_who_follows_a_network_learns_what_it_says_of_the_same_views_without_a_key() -> None:
+    class Seeing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.images, self.logits = images, images.mean((2, 3)).repeat(1, 2)
+            return self.logits
+
+    plain, network, shown = Seeing(), Seeing(), batch()
+    losses = locked_step(Refusing(key(), Refusal(share=0.0)), Followed(plain, 2.0, labels=0.3))(network, shown)
+    assert torch.equal(network.images, key()(plain.images))
+    torch.testing.assert_close(losses["preserve"], knowledge_preservation(network.logits, plain.logits, 2.0))
+    torch.testing.assert_close(losses["right"], 0.3 * F.cross_entropy(network.logits, shown.labels))
 
 
 def test_indifference_is_the_distance_from_the_uniform_distribution() -> None:
