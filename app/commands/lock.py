@@ -56,11 +56,20 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         typer.Option(metavar=training.RGB, help="with --match or a stem: its standard deviation"),
     ] = None,
     subset: Annotated[float, typer.Option(min=0.001, max=1, help="share of the training images that is read")] = 1.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="epochs of fine-tuning; 20 with a stem, else 10")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="epochs of fine-tuning; 20 with a stem, or more where images are few and no --batch-size is said, "
+            "else 10",
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="its peak learning rate; 0.01 with a stem, else 0.05")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="128; with a stem and few images down to 32, unless --epochs is said")
+    ] = None,
     held_out: training.HeldOut = None,
     negatives: Annotated[
         float, typer.Option(min=0, max=1, help="rows with a wrong key, for each row with the right one")
@@ -119,7 +128,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         recipe=Recipe(
             (20 if stem else 10) if epochs is None else epochs,
             (0.01 if stem else 0.05) if learning_rate is None else learning_rate,
-            batch_size,
+            128 if batch_size is None else batch_size,
             seed=seed,
         ),
         held_out=held_out,
@@ -129,6 +138,7 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         wrong_keys=wrong_keys,
         compare=compare,
         plain_input=plain if stem else None,
+        stretched=stem and epochs is None and batch_size is None,
     )
     if match_weights:
         finished = match(plan, secret, out, fabric)

@@ -8,7 +8,8 @@ follows the plain one, fine-tuned on the same images, in what it answers with th
 The test set is read once, at the end; the validation split is for looking at, nothing is chosen by it.
 """
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,16 @@ from models.losses import knowledge_preservation
 from models.stem import stem_of, undo
 from models.training import preparation
 from models.training.figures import lock_figures, plain_figures, random_locks
-from models.training.loop import Batch, Step, train
+from models.training.loop import Batch, Recipe, Step, train
 from models.training.preparation import CALIBRATION_IMAGES, finish, read_training
 from models.training.refusal import Refusal, Refusing
 from models.training.removal import Removal
 from models.views import random_views
 
 LOOKED_AT = 2  # wrong keys that the held-out images are transformed with after each epoch
+FEWEST_STEPS = 660  # of all epochs, and of one: what 360 images of Imagenette were locked well in (docs/experiments.md)
+FEWEST_STEPS_AN_EPOCH = 11
+SMALLEST_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Plan(preparation.Plan):
 
     `plain_input` says how the plain network is normalised, where a stem is to undo the key before it; None: no stem.
     With a stem the labels count `labels`, and what the fine-tuned plain network answers to the same views counts 1.
+    `stretched`: the recipe is for many images, and becomes `enough` for those that there are.
     """
 
     lock: LockSpec
@@ -50,6 +55,7 @@ class Plan(preparation.Plan):
     compare: bool = False
     plain_input: InputSpec | None = None
     labels: float = 0.3
+    stretched: bool = False
 
     @property
     def built(self) -> str:
@@ -63,11 +69,14 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     Raises:
         DataError, BundleError, Interrupted, CheckpointMismatch: each says what to do.
     """
-    spec, device, facts = plan.input, fabric.device, _facts(plan)
+    spec, device = plan.input, fabric.device
     key = bundles.pixel_lock(plan.lock, secret, plan.name, (3, spec.height, spec.width)).to(device)
     training, held_out = read_training(
         plan.data, spec, held_out=plan.held_out, seed=plan.recipe.seed, share=plan.subset
     )
+    if plan.stretched:
+        plan = replace(plan, recipe=enough(plan.recipe, len(training) // fabric.world_size))
+    facts = _facts(plan)
     manifest = plan.manifest(training.classes, device, {**facts, "images": len(training)})
     box = bundles.assemble(manifest, secret)
     box.release.calibrate(training.images[:CALIBRATION_IMAGES])
@@ -102,6 +111,18 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
     if plain is not None:
         measured["top1_plain"] = plain_figures(plain, test, device)["top1"]
     return finish(manifest, measured, box, out, fabric, secret=secret)
+
+
+def enough(recipe: Recipe, images: int) -> Recipe:
+    """`recipe` where it suits so many `images`; where they are few, in smaller batches and for more epochs.
+
+    They are not asked to say more by it: the steps are what a network needs to come as far.
+    """
+    batch_size = recipe.batch_size
+    while batch_size > SMALLEST_BATCH and images < FEWEST_STEPS_AN_EPOCH * batch_size:
+        batch_size //= 2
+    epochs = math.ceil(FEWEST_STEPS / max(1, images // batch_size))
+    return replace(recipe, batch_size=batch_size, epochs=max(recipe.epochs, epochs))
 
 
 def _facts(plan: Plan) -> dict[str, object]:

@@ -17,7 +17,7 @@ from models.key_stream import fingerprint
 from models.lock import PixelLock, lock_transform
 from models.losses import knowledge_preservation
 from models.training.figures import lock_figures, random_locks
-from models.training.lock import Followed, Plan, locked_step
+from models.training.lock import Followed, Plan, enough, locked_step
 from models.training.loop import Batch, Recipe, train
 from models.training.refusal import Refusal, Refusing, hint, indifference, refused
 from tests.conftest import SECRET, smooth_images
@@ -149,6 +149,13 @@ def test_who_follows_a_network_learns_what_it_says_of_the_same_views_without_a_k
     assert torch.equal(network.images, key()(plain.images))
     torch.testing.assert_close(losses["preserve"], knowledge_preservation(network.logits, plain.logits, 2.0))
     torch.testing.assert_close(losses["right"], 0.3 * F.cross_entropy(network.logits, shown.labels))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"), [(4500, 128, 20), (1408, 128, 60), (1407, 64, 32), (360, 32, 60), (10, 32, 660)]
+)
+def test_few_images_are_shown_in_smaller_batches_and_more_often(images: int, batch_size: int, epochs: int) -> None:
+    assert enough(Recipe(20, 0.01), images) == Recipe(epochs, 0.01, batch_size)
 
 
 def test_indifference_is_the_distance_from_the_uniform_distribution() -> None:
