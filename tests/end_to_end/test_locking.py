@@ -51,7 +51,7 @@ def lock(folder: Path) -> subprocess.Popen[str]:
 def locked(workplace: Path) -> dict[str, float]:
     """The metrics of a model that was stopped while it was locked, and gone on with."""
     first = lock(workplace)
-    until((workplace / "runs" / "shades" / "lock.pt").exists, 120)
+    until((workplace / "runs" / "shades" / "lock.pt").exists, 400)
     assert "the same command goes on from there" in interrupted(first)
     assert not (workplace / "zoo" / "shades" / "bundle.json").exists()
 
