@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import chain
@@ -12,6 +11,7 @@ import pytest
 
 from app.batching import HANGS, MOST_STUCK, Batcher
 from app.errors import Draining, Overloaded
+from tests.conftest import until
 
 Numbers = Batcher[list[int], list[int]]
 SOON = 30.0  # seconds after which a test that waits has failed
@@ -42,13 +42,6 @@ class Doubler:
         task = asyncio.create_task(answered(batcher, [0]))
         assert await asyncio.to_thread(self.entered.wait, SOON)
         return task
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 async def answered(batcher: Numbers, items: list[int]) -> list[int]:
@@ -351,10 +344,10 @@ async def test_a_cancelled_bulk_request_costs_no_more_than_the_part_that_runs() 
 async def test_workers_that_are_free_together_share_what_waits() -> None:
     work = Doubler()
     async with running(work, max_batch=100, workers=2) as batcher:
-        await asyncio.to_thread(wait_until, lambda: batcher._free == 2)  # threads take their time to begin
+        await asyncio.to_thread(until, lambda: batcher._free == 2)  # threads take their time to begin
         work.may_go_on.clear()  # who is done at once would come back for more
         tasks = [asyncio.create_task(answered(batcher, [number])) for number in range(9)]
-        await asyncio.to_thread(wait_until, lambda: len(work.batches) == 2)
+        await asyncio.to_thread(until, lambda: len(work.batches) == 2)
         work.may_go_on.set()
         await asyncio.gather(*tasks)
     assert sorted(len(batch) for batch in work.batches) == [4, 5]
@@ -412,5 +405,5 @@ async def test_where_every_batch_hangs_no_threads_are_started_without_end() -> N
             await answered(batcher, [50])
         assert threading.active_count() == threads
         work.let_go.set()
-        await asyncio.to_thread(wait_until, lambda: batcher.running)
+        await asyncio.to_thread(until, lambda: batcher.running)
         assert await answered(batcher, [51]) == [51]

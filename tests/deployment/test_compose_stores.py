@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, until
 from tests.deployment.manifests import MAKE_SECRETS
 from tests.deployment.stage import ADDRESSES, Stage, stage
 
@@ -29,13 +28,6 @@ def stores(tmp_path: Path) -> Iterator[Stage]:
         pytest.skip(str(error))
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + 90
-    while not true():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.5)
-
-
 def primary(stores: Stage) -> set[str]:
     """Who the Sentinels say it is."""
     answers = (stores.ask(name, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "sdb") for name in ADDRESSES if "sent" in name)
@@ -50,13 +42,17 @@ def follows(stores: Stage, name: str) -> bool:
 def start_all(stores: Stage) -> None:
     """The profile, until its Sentinels agree and know the replica."""
     stores.start("redis")
-    until(lambda: stores.ask("redis", "PING") == "PONG\n", "the first store answers")
+    until(lambda: stores.ask("redis", "PING") == "PONG\n", 90, "the first store answers")
     for name in ADDRESSES:
         if name != "redis":
             stores.start(name)
-    until(lambda: follows(stores, "redis") or follows(stores, "redis-replica"), "one follows the other")
-    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
-    until(lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), "they know the replica")
+    until(lambda: follows(stores, "redis") or follows(stores, "redis-replica"), 90, "one follows the other")
+    until(
+        lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), 90, "the Sentinels agree"
+    )
+    until(
+        lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), 90, "they know the replica"
+    )
 
 
 def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage, tmp_path: Path) -> None:
@@ -74,11 +70,11 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage,
     assert issue("before")
 
     stores.kill("redis")
-    until(lambda: primary(stores) == {"redis-replica"}, "the replica is promoted")
+    until(lambda: primary(stores) == {"redis-replica"}, 90, "the replica is promoted")
     assert not issue("alone"), "nobody else has heard of it"
     stores.start("redis")
-    until(lambda: follows(stores, "redis"), "the old primary follows")
-    until(lambda: issue("after"), "changes are acknowledged again")
+    until(lambda: follows(stores, "redis"), 90, "the old primary follows")
+    until(lambda: issue("after"), 90, "changes are acknowledged again")
     listed = {key["name"] for key in json.loads(stores.run(SDB, "keys", "list", "--json", **settings))}
     assert {"before", "after"} <= listed
 
@@ -86,9 +82,9 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage,
 def test_a_new_password_counts_where_sentinels_have_had_the_old_one_written_down(stores: Stage) -> None:
     start_all(stores)
     stores.kill("redis")
-    until(lambda: primary(stores) == {"redis-replica"}, "the replica is promoted, and its role written down")
+    until(lambda: primary(stores) == {"redis-replica"}, 90, "the replica is promoted, and its role written down")
     stores.start("redis")
-    until(lambda: follows(stores, "redis"), "the old primary follows")
+    until(lambda: follows(stores, "redis"), 90, "the old primary follows")
     for name in ADDRESSES:
         stores.kill(name)
     old = (stores.secrets / "redis_password").read_text().strip()
@@ -98,9 +94,11 @@ def test_a_new_password_counts_where_sentinels_have_had_the_old_one_written_down
 
     for name in ADDRESSES:
         stores.start(name)
-    until(lambda: follows(stores, "redis"), "the stores know each other by the new password")
+    until(lambda: follows(stores, "redis"), 90, "the stores know each other by the new password")
     for name in ("redis", "redis-replica"):
         assert "PONG" not in stores.run("redis-cli", "-h", name, "PING", REDISCLI_AUTH=old)
-    until(lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), "the Sentinels agree")
+    until(
+        lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), 90, "the Sentinels agree"
+    )
     stores.kill("redis-replica")
-    until(lambda: primary(stores) == {"redis"}, "they watch the stores by the new password")
+    until(lambda: primary(stores) == {"redis"}, 90, "they watch the stores by the new password")
