@@ -75,7 +75,8 @@ def command(  # noqa: PLR0917 - typer reads options from parameters
         float, typer.Option(min=0, max=1, help="rows with a wrong key, for each row with the right one")
     ] = Refusal().share,
     compare: Annotated[
-        bool, typer.Option(help="fine-tune without transform too, as is done for a stem anyway, and state its accuracy")
+        bool,
+        typer.Option(help="fine-tune without transform too, and state its accuracy; with a stem that is done anyway"),
     ] = False,
     wrong_keys: Annotated[int, typer.Option(min=1, help="wrong keys that the test images are transformed with")] = 10,
     temperature: training.Temperature = 4.0,

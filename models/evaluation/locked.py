@@ -15,7 +15,7 @@ from models.guard import SafeDistillationBox
 from models.key_stream import lock_secret
 from models.lock import KID, lock_transform
 
-PLAIN = "test_top1_plain"  # what `sdb lock --compare` measures
+PLAIN = "test_top1_plain"  # what `sdb lock` measures with a stem or --compare
 
 
 @dataclass(frozen=True)
