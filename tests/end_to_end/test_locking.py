@@ -29,6 +29,7 @@ from tests.end_to_end.commands import ended, interrupted, start
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
+SIDE = 16  # of the locked model's images
 SHADES = ("black", "dark", "bright", "white")  # four: of two, a network that knows nothing may get any share right
 
 
@@ -44,7 +45,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lock(folder: Path) -> subprocess.Popen[str]:
     command = "lock --arch cifar_resnet8 --weights network.safetensors --data images --out zoo/shades --held-out 100"
-    return start(folder, f"{command} --negatives 1 --seed 1 --json")
+    return start(folder, f"{command} --size {SIDE} --negatives 1 --seed 1 --json")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_who_holds_the_key_transforms_images_itself(server: Server, workplace: P
     key = base64.urlsafe_b64decode((workplace / "partner.key").read_text().strip() + "=")
     own = Transform.from_secret(key, kid=use["kid"], model=use["model"], steps=use["steps"], block=use["block"])
     images = {
-        label: [encode(own.apply(np.asarray(Image.open(io.BytesIO(file))))) for file in files]
+        label: [encode(own.apply(np.asarray(Image.open(io.BytesIO(file)).resize((SIDE, SIDE))))) for file in files]
         for label, files in photographs(workplace).items()
     }
     assert right_answers(server, images, {}, "?encryption=lock") > 0.95
