@@ -92,7 +92,7 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
             validate=partial(plain_figures, data=held_out, device=device),
         )
     if plain is not None and plan.plain_input is not None:
-        followed = Followed(plain.requires_grad_(False), plan.guard.temperature, plan.labels)
+        followed = Followed(plain, plan.guard.temperature, plan.labels)
     box.network = _begin(plan, classes, key)
     removal = _removal(plan, box.network, classes, device)
     looked_at = random_locks(key, LOOKED_AT)
@@ -116,7 +116,7 @@ def lock(plan: Plan, secret: bytes, out: Path, work: Path, fabric: Fabric) -> Ma
 def enough(recipe: Recipe, images: int) -> Recipe:
     """`recipe` where it suits so many `images`; where they are few, in smaller batches and for more epochs.
 
-    They are not asked to say more by it: the steps are what a network needs to come as far.
+    A network needs so many steps to learn the key's images anew, whichever images they are.
     """
     batch_size = recipe.batch_size
     while batch_size > SMALLEST_BATCH and images < FEWEST_STEPS_AN_EPOCH * batch_size:
@@ -167,7 +167,7 @@ def plain_step(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Followed:
-    """A frozen network of plain images whose answers, softened by a temperature, count 1 where labels count `labels`.
+    """A trained network of plain images whose answers, softened by a temperature, count 1 where labels count `labels`.
 
     The private features behind the stem are learned anew from few images; what they are to be worth is known already.
     """

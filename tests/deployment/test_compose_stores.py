@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.deployment.manifests import MAKE_SECRETS
 from tests.deployment.stage import ADDRESSES, Stage, stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+eventually = partial(until, within_s=90)
 SDB = str(ROOT / ".venv" / "bin" / "sdb")
 
 
@@ -39,19 +41,22 @@ def follows(stores: Stage, name: str) -> bool:
     return "master_link_status:up" in stores.ask(name, "INFO", "replication")
 
 
+def agree(stores: Stage) -> bool:
+    """Whether all three Sentinels can be heard."""
+    return stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 ")
+
+
 def start_all(stores: Stage) -> None:
     """The profile, until its Sentinels agree and know the replica."""
     stores.start("redis")
-    until(lambda: stores.ask("redis", "PING") == "PONG\n", 90, "the first store answers")
+    eventually(lambda: stores.ask("redis", "PING") == "PONG\n", what="the first store answers")
     for name in ADDRESSES:
         if name != "redis":
             stores.start(name)
-    until(lambda: follows(stores, "redis") or follows(stores, "redis-replica"), 90, "one follows the other")
-    until(
-        lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), 90, "the Sentinels agree"
-    )
-    until(
-        lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), 90, "they know the replica"
+    eventually(lambda: follows(stores, "redis") or follows(stores, "redis-replica"), what="one follows the other")
+    eventually(lambda: agree(stores), what="the Sentinels agree")
+    eventually(
+        lambda: "redis-replica" in stores.ask("sentinel-1", "SENTINEL", "REPLICAS", "sdb"), what="they know the replica"
     )
 
 
@@ -70,11 +75,11 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage,
     assert issue("before")
 
     stores.kill("redis")
-    until(lambda: primary(stores) == {"redis-replica"}, 90, "the replica is promoted")
+    eventually(lambda: primary(stores) == {"redis-replica"}, what="the replica is promoted")
     assert not issue("alone"), "nobody else has heard of it"
     stores.start("redis")
-    until(lambda: follows(stores, "redis"), 90, "the old primary follows")
-    until(lambda: issue("after"), 90, "changes are acknowledged again")
+    eventually(lambda: follows(stores, "redis"), what="the old primary follows")
+    eventually(lambda: issue("after"), what="changes are acknowledged again")
     listed = {key["name"] for key in json.loads(stores.run(SDB, "keys", "list", "--json", **settings))}
     assert {"before", "after"} <= listed
 
@@ -82,9 +87,9 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(stores: Stage,
 def test_a_new_password_counts_where_sentinels_have_had_the_old_one_written_down(stores: Stage) -> None:
     start_all(stores)
     stores.kill("redis")
-    until(lambda: primary(stores) == {"redis-replica"}, 90, "the replica is promoted, and its role written down")
+    eventually(lambda: primary(stores) == {"redis-replica"}, what="the replica is promoted, and its role written down")
     stores.start("redis")
-    until(lambda: follows(stores, "redis"), 90, "the old primary follows")
+    eventually(lambda: follows(stores, "redis"), what="the old primary follows")
     for name in ADDRESSES:
         stores.kill(name)
     old = (stores.secrets / "redis_password").read_text().strip()
@@ -94,11 +99,9 @@ def test_a_new_password_counts_where_sentinels_have_had_the_old_one_written_down
 
     for name in ADDRESSES:
         stores.start(name)
-    until(lambda: follows(stores, "redis"), 90, "the stores know each other by the new password")
+    eventually(lambda: follows(stores, "redis"), what="the stores know each other by the new password")
     for name in ("redis", "redis-replica"):
         assert "PONG" not in stores.run("redis-cli", "-h", name, "PING", REDISCLI_AUTH=old)
-    until(
-        lambda: stores.ask("sentinel-1", "SENTINEL", "CKQUORUM", "sdb").startswith("OK 3 "), 90, "the Sentinels agree"
-    )
+    eventually(lambda: agree(stores), what="the Sentinels agree")
     stores.kill("redis-replica")
-    until(lambda: primary(stores) == {"redis"}, 90, "they watch the stores by the new password")
+    eventually(lambda: primary(stores) == {"redis"}, what="they watch the stores by the new password")
