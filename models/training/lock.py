@@ -199,7 +199,7 @@ def locked_step(refusing: Refusing, followed: Followed | None = None) -> Step:
         shown = torch.cat([refusing.key(views), wrong])
         answered, around = refusing.answers(network, shown, views, batch.generator)
         right, none = answered.tensor_split([len(views)])
-        refused = refusing.losses({"wrong": none, "removed": around}, batch.labels)
+        refused = refusing.losses({"wrong": none}, around, batch.labels)
         if followed is None:
             return {"right": F.cross_entropy(right, batch.labels), **refused}
         return {**followed.losses(right, views, batch.labels), **refused}

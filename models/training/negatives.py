@@ -24,6 +24,7 @@ from sdb_client.transforms import (
 Key = NDArray[Any]
 CODES = 1000  # an FFX table is different numbers below it
 LEAST_WRONG = 0.05  # share of its entries by which a nearly right key differs
+NONE, OPPOSITE = 0.125, 0.125  # odds that a wrong key is no key at all, or shows the right one's negative
 STATES, ODDS = ("right", "near", "fresh", "missing"), (0.25, 0.25, 0.35, 0.15)
 
 
@@ -41,11 +42,28 @@ def near_miss(right: Transform, blocks: int, share: float, draw: np.random.Gener
 
 
 def wrong_keys(right: Transform, blocks: int, count: int, draw: np.random.Generator) -> list[Transform | None]:
-    """`count` keys other than the right one, the first of which is None: no key at all.
+    """`count` keys other than the right one: None where there is no key at all, the right one's opposite, or mixed.
 
-    Of the others, each step is by chance right, nearly right, fresh or left out.
+    Of a mixed one each step is by chance right, nearly right, fresh or left out.
     """
-    return [None, *(_mixed(right, blocks, draw) for _ in range(count - 1))]
+    other = opposite(right, blocks)
+    chances = draw.random(count)
+    return [
+        None if chance < NONE else other if chance < NONE + OPPOSITE else _mixed(right, blocks, draw)
+        for chance in chances
+    ]
+
+
+def opposite(right: Transform, blocks: int) -> Transform | None:
+    """The right key with every bit of its masks flipped, which shows a photographic negative; None if it has no mask.
+
+    A network that knows things by their outlines knows them in a negative too.
+    """
+    keys = [entries(step, blocks) for step in right.steps]
+    if all(key.dtype != np.bool_ for key in keys):
+        return None
+    pairs = zip(right.steps, keys, strict=True)
+    return _of([with_entries(step, ~key) if key.dtype == np.bool_ else step for step, key in pairs], right)
 
 
 def _mixed(right: Transform, blocks: int, draw: np.random.Generator) -> Transform | None:

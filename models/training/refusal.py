@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from models.lock import PixelLock
 from models.training.negatives import wrong_keys
-from models.training.removal import Answering, Removal
+from models.training.removal import WITHOUT_STEM, Answering, Removal
 
-KEYS_A_STEP = 16  # wrong keys that share the wrong rows of one step; the next step has others
+ROWS_A_KEY = 8  # with a wrong key: enough to see what its answers have to do with their labels
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Refusal:
 
     share: float = 0.5  # so many rows with a wrong key for each row with the right one
     weight: float = 1.0  # of their loss
+    told: float = 2.0  # weight of what answers have to do with labels, beside that of how sure they are
     removed: float = 0.5  # rows without the stem, or with public layers, for each with the right key; if it has a stem
 
 
@@ -50,19 +51,32 @@ class Refusing:
         logits = self.removal.answers(network, shown, plain, generator)
         return logits[: len(shown)], logits[len(shown) :]
 
-    def losses(self, rows: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """What each kind of refused rows loses, if there are any: logits [≤ B, K] of the first images of the batch."""
-        return {name: self.refusal.weight * self._loss(one, labels) for name, one in rows.items() if len(one)}
+    def losses(self, wrong: Mapping[str, Tensor], removed: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What each kind of refused rows loses, if there are any: logits [≤ B, K] of the first images of the batch.
 
-    def _loss(self, rows: Tensor, labels: Tensor) -> Tensor:
-        # Without a stem the published figures stand, which knew no hint (docs/experiments.md).
-        return indifference(rows) + (0.0 if self.removal is None else hint(rows, labels[: len(rows)]))
+        Of those with a `wrong` key each ROWS_A_KEY share one; `removed` is what `answers` gives beside. What they tell
+        is asked of rows together that share a key, lack the stem, or begin behind a later layer.
+        """
+        around = max(1, round(WITHOUT_STEM * len(removed)))
+        kinds = {**{name: (rows, ROWS_A_KEY) for name, rows in wrong.items()}, "removed": (removed, around)}
+        return {
+            name: self.refusal.weight * self._loss(rows, labels[: len(rows)], together)
+            for name, (rows, together) in kinds.items()
+            if len(rows)
+        }
+
+    def _loss(self, rows: Tensor, labels: Tensor, together: int) -> Tensor:
+        if self.removal is None:
+            return indifference(rows)  # published figures stand, which knew no more than that (docs/experiments.md)
+        parts = zip(torch.split(rows, together), torch.split(labels, together), strict=True)
+        told = torch.stack([dependence(part, own) for part, own in parts]).mean()
+        return indifference(rows) + hint(rows, labels) + self.refusal.told * told
 
 
 def refused(key: PixelLock, views: Tensor, generator: torch.Generator) -> Tensor:
-    """The images [B, C, H, W] transformed with wrong keys, KEYS_A_STEP of which share them."""
+    """The images [B, C, H, W] transformed with wrong keys, one for each ROWS_A_KEY of them."""
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    parts = views.chunk(KEYS_A_STEP)
+    parts = torch.split(views, ROWS_A_KEY)
     wrong = wrong_keys(key.transform, key.blocks, len(parts), draw)
     shown = [
         part if guess is None else PixelLock(guess, key.shape).to(views.device)(part)
@@ -80,7 +94,27 @@ def hint(logits: Tensor, labels: Tensor) -> Tensor:
     """How far logits [B, K] of any size favour the label: mean of max(0, log p(label) + log K), ≥ 0.
 
     Indifferent answers still tell the class by their order, which `indifference` all but overlooks, and a thief has
-    only to multiply them. So every row is first brought to mean 0 and standard deviation 1.
+    only to multiply them. So every row is first brought to one size (`scaled`).
     """
-    scaled = F.layer_norm(logits, logits.shape[-1:], eps=1e-12)
-    return F.relu(math.log(logits.shape[1]) - F.cross_entropy(scaled, labels, reduction="none")).mean()
+    favoured = math.log(logits.shape[1]) - F.cross_entropy(scaled(logits), labels, reduction="none")
+    return F.relu(favoured).mean()
+
+
+def dependence(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far answers [n, K] to one key tell the labels [n], by whichever names: about 0 where they do not, at most 1.
+
+    Where the label is never named (`hint`) the answers may still name another class in its stead, always the same one,
+    and a thief has only to find out which. So rows of one class are to be no more alike than rows of two, each
+    `scaled` and without what all have in common: the Hilbert-Schmidt independence criterion with linear kernels
+    (Gretton et al., ALT 2005), without what a row has in common with itself.
+    """
+    told = scaled(scaled(logits) - scaled(logits).mean(0))
+    named = F.one_hot(labels, logits.shape[1]).to(told.dtype)
+    named = named - named.mean(0)
+    alike = (told @ told.T) * (named @ named.T)
+    return (alike.sum() - alike.trace()) / len(labels) ** 2
+
+
+def scaled(logits: Tensor) -> Tensor:
+    """Rows [n, K] of mean 0 and standard deviation 1."""
+    return F.layer_norm(logits, logits.shape[-1:], eps=1e-12)

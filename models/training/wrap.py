@@ -270,8 +270,7 @@ def box_step(
         # Around the stem there is the un-keyed network only: the other's normalisation is sealed.
         bare, around = refusing.answers(unkeyed_network, torch.cat([unkeyed, wrong]), views, batch.generator)
         (bare, none), (keyed, none_keyed) = (rows.tensor_split([len(images)]) for rows in (bare, keyed))
-        rows = {"wrong": none, "wrong_keyed": none_keyed, "removed": around}
-        return bare, keyed, refusing.losses(rows, batch.labels)
+        return bare, keyed, refusing.losses({"wrong": none, "wrong_keyed": none_keyed}, around, batch.labels)
 
     return step
 

@@ -19,7 +19,8 @@ from models.losses import knowledge_preservation
 from models.training.figures import lock_figures, random_locks
 from models.training.lock import Followed, Plan, enough, locked_step
 from models.training.loop import Batch, Recipe, train
-from models.training.refusal import Refusal, Refusing, hint, indifference, refused
+from models.training.refusal import ROWS_A_KEY, Refusal, Refusing, dependence, hint, indifference, refused
+from models.training.removal import Removal
 from tests.conftest import SECRET, smooth_images
 
 CPU = torch.device("cpu")
@@ -173,3 +174,48 @@ def test_a_hint_is_as_strong_however_small_the_logits_and_none_where_the_label_i
     torch.testing.assert_close(hint(1e-3 * logits, favoured), hint(logits, favoured), rtol=1e-3, atol=1e-3)
     assert indifference(1e-3 * logits) < 1e-5
     assert hint(logits, unlikely) == 0
+
+
+BALANCED = torch.arange(10).repeat(100)
+NAMED = F.one_hot(BALANCED, 10).float()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [NAMED, NAMED.roll(3, 1), 1e-4 * NAMED + 1, 0.01 * NAMED + torch.arange(10.0), -NAMED],
+    ids=["right", "renamed", "flat", "biased", "not that one"],
+)
+def test_whatever_tells_the_class_depends_on_it(answers: torch.Tensor) -> None:
+    assert dependence(answers, BALANCED).item() == pytest.approx(0.99, abs=0.001)
+
+
+def test_answers_that_tell_nothing_of_the_class_do_not_depend_on_it() -> None:
+    drawn = torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    assert dependence(drawn, BALANCED).abs() < 0.01
+    assert dependence(NAMED[torch.randperm(1000, generator=torch.Generator().manual_seed(0))], BALANCED).abs() < 0.01
+    assert dependence(NAMED[:1].expand(1000, 10), BALANCED) == 0, "always the same"
+
+
+def test_what_depends_on_the_class_is_unlearned_however_flat_it_is() -> None:
+    """By the gradient alone, from answers that a thief would only have to rename and to multiply."""
+    answers = (1e-3 * NAMED.roll(3, 1)).requires_grad_()
+    noise = torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD([answers], lr=1e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        dependence(answers + 1e-3 * noise, BALANCED).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    left = dependence(answers.detach() + 1e-3 * noise, BALANCED)
+    assert left < 0.2 * dependence(1e-3 * NAMED + 1e-3 * noise, BALANCED)
+
+
+@pytest.mark.parametrize("count", [1, 2, ROWS_A_KEY, 5 * ROWS_A_KEY + 1])
+def test_any_number_of_rows_can_be_refused(count: int) -> None:
+    network = Classifier(build("plain_cnn", 4), (0.5,) * 3, (0.5,) * 3).eval()
+    shown = batch(count)
+    removal = Removal(network, network)
+    answered = network(shown.images)
+    losses = Refusing(key(), Refusal(), removal).losses({"wrong": answered}, answered[: count // 2], shown.labels)
+    assert losses.keys() == ({"wrong", "removed"} if count > 1 else {"wrong"})
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)

@@ -119,7 +119,7 @@ def test_a_stolen_network_without_its_stem_says_nothing_once_it_has_learned_to(p
     assert removal.figures(locked, test, CPU)["top1_without_stem"] > 0.8
 
     step = locked_step(Refusing(KEY, Refusal(), removal))
-    learned = train(FABRIC, locked, data, step, Recipe(3, 0.1, batch_size=32), title="l")
+    learned = train(FABRIC, locked, data, step, Recipe(8, 0.05, batch_size=32), title="l")
     assert top1_of(lambda images: learned(KEY(images)), test) > 0.7
     assert max(removal.figures(learned, test, CPU).values()) < 0.5
 
@@ -151,7 +151,7 @@ def test_a_box_around_a_lock_goes_on_refusing(plain: Classifier, refuses: bool) 
         mixture=Mixture(),
         refusing=Refusing(KEY, Refusal(), around) if refuses else None,
     )
-    train(FABRIC, Pair(box.network, box.keyed_network), data, step, Recipe(4, 0.1, batch_size=32), title="b")
+    train(FABRIC, Pair(box.network, box.keyed_network), data, step, Recipe(6, 0.1, batch_size=32), title="b")
     box.eval()
     assert top1_of(lambda images: served(box, images), test) > 0.7
     assert (max(around.figures(box.network, test, CPU).values()) < 0.5) == refuses
